@@ -1,0 +1,156 @@
+"""Data in the forms that people have it: checked, iterated, and put in order."""
+
+import keras
+import numpy as np
+
+__all__ = ["batches", "check_images", "is_array", "shuffled", "unpack"]
+
+
+def is_array(x):
+    """Whether `x` is an array (or a tensor) of examples, not a stream of batches."""
+    return hasattr(x, "shape") and hasattr(x, "dtype")
+
+
+def unpack(data):
+    """Splits `x`, `(x,)`, `(x, y)` or `(x, y, weights)` into `x` and `weights`."""
+    if not isinstance(data, (tuple, list)):
+        return data, None
+    if not 1 <= len(data) <= 3:
+        raise ValueError(
+            "Data must be x, (x,), (x, y) or (x, y, sample_weight). "
+            f"Received: a {type(data).__name__} of {len(data)} elements"
+        )
+    return data[0], data[2] if len(data) == 3 else None
+
+
+def batches(x, batch_size=256):
+    """Reads data once, in its order, whatever labels it has.
+
+    Args:
+        x: an array, a tuple of arrays as `fit` takes it, a batched `tf.data.Dataset`, a
+            `keras.utils.PyDataset`, or any other iterable of batches.
+        batch_size: examples in a batch, for arrays.
+
+    Yields:
+        Pairs of a batch of `x`, of its own dtype, and its weights or None.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_vae_variance.data import batches
+    >>> [len(x) for x, weights in batches(np.zeros((5, 2)), batch_size=3)]
+    [3, 2]
+    """
+    if isinstance(x, (tuple, list)) or is_array(x):
+        x, weights = unpack(x)
+        for start in range(0, len(x), batch_size):
+            part = slice(start, start + batch_size)
+            yield x[part], None if weights is None else weights[part]
+    elif isinstance(x, keras.utils.PyDataset):
+        for index in range(len(x)):
+            yield unpack(x[index])
+    elif hasattr(x, "__iter__"):
+        for batch in x:
+            yield unpack(batch)
+    else:
+        raise TypeError(
+            "Data must be an array, a tf.data.Dataset, a keras.utils.PyDataset or an "
+            f"iterable of batches. Received: {type(x).__name__}"
+        )
+
+
+def check_images(x, input_shape, unit_interval=False, name="x"):
+    """Raises where `x` is not a batch of examples of `input_shape`.
+
+    Shape and dtype are checked of any tensor, values of concrete arrays alone.
+
+    Args:
+        x: array or tensor, `(batch, *input_shape)`, of uint8 or float.
+        input_shape: the shape of one example.
+        unit_interval: whether values outside [0, 1] are wrong.
+        name: how the message calls `x`.
+
+    Raises:
+        TypeError: on integers other than uint8, and on what is not numeric.
+        ValueError: on another shape, on NaN or infinite values, and on values outside
+            [0, 1] where they must lie inside.
+    """
+    shape = tuple(x.shape)
+    if len(shape) != len(input_shape) + 1 or any(
+        size is not None and size != expected
+        for size, expected in zip(shape[1:], input_shape, strict=True)
+    ):
+        hint = ""
+        if (*shape[1:], 1) == tuple(input_shape):
+            hint = f" Add the channel with `{name}[..., None]`."
+        elif shape == tuple(input_shape):
+            hint = f" For a single example pass `{name}[None]`."
+        raise ValueError(
+            f"`{name}` must have the shape (batch, "
+            f"{', '.join(map(str, input_shape))}) of the encoder's input.{hint} "
+            f"Received: {name}.shape={shape}"
+        )
+    dtype = keras.backend.standardize_dtype(x.dtype)
+    if dtype != "uint8" and "float" not in dtype:
+        raise TypeError(
+            f"`{name}` must be uint8 (0 to 255, scaled to [0, 1] by the model) or "
+            f"float. Received: {name}.dtype={dtype}"
+        )
+    if "float" not in dtype or not isinstance(x, np.ndarray) or x.size == 0:
+        return
+    lowest, highest = float(x.min()), float(x.max())  # NaN goes through both
+    if not (np.isfinite(lowest) and np.isfinite(highest)):
+        bad = int(x.size - np.count_nonzero(np.isfinite(x)))
+        raise ValueError(
+            f"`{name}` must be finite. "
+            f"Received: {bad} values of {name} that are NaN or infinite"
+        )
+    if unit_interval and (lowest < 0 or highest > 1):
+        raise ValueError(
+            f"`{name}` must lie in [0, 1] for this likelihood; uint8 images are scaled "
+            f"by the model. Received: values from {lowest:g} to {highest:g}"
+        )
+
+
+def shuffled(arrays, batch_size, seed, epoch):
+    """A `tf.data.Dataset` of array batches, in an order of its own every epoch.
+
+    The order is a function of `(seed, epoch)`: epochs differ, a rerun repeats them and
+    a resumed run continues them. (A seeded `fit` of Keras repeats one order.)
+
+    Args:
+        arrays: a tuple of arrays of equal length.
+        batch_size: examples in a batch; the last may be shorter.
+        seed: an integer.
+        epoch: an int64 `tf.Variable`, read whenever an epoch begins.
+    """
+    import tensorflow as tf
+
+    size = len(arrays[0])
+    steps = -(-size // batch_size)
+    # On the host: whole data sets do not belong into a device's memory.
+    with tf.device("CPU"):
+        arrays = tuple(tf.convert_to_tensor(array) for array in arrays)
+
+    def order(_):
+        words = tf.stack([tf.constant(seed % (2**31), tf.int64), epoch.read_value()])
+        return tf.random.experimental.stateless_shuffle(tf.range(size), seed=words)
+
+    def parts(indices):
+        def part(step):
+            return indices[step * batch_size : (step + 1) * batch_size]
+
+        return tf.data.Dataset.range(steps).map(part)
+
+    def gather(indices):
+        batch = tuple(tf.gather(array, indices) for array in arrays)
+        return batch if len(batch) > 1 else batch[0]
+
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = (
+        tf.data.experimental.AutoShardPolicy.DATA
+    )
+    dataset = tf.data.Dataset.range(1).map(order).flat_map(parts)
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(steps))
+    dataset = dataset.map(gather, num_parallel_calls=tf.data.AUTOTUNE)
+    return dataset.prefetch(tf.data.AUTOTUNE).with_options(options)

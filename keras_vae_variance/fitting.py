@@ -1,0 +1,201 @@
+"""Keras's `fit`, `evaluate` and `predict`, with the data checked and in order."""
+
+import keras
+import numpy as np
+
+from . import data
+
+__all__ = ["Fitting"]
+
+
+class Fitting:
+    """A mixin of `VAE`: what it does with data before Keras takes over."""
+
+    def fit(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        epochs=1,
+        verbose="auto",
+        callbacks=None,
+        validation_split=0.0,
+        validation_data=None,
+        shuffle=True,
+        class_weight=None,
+        sample_weight=None,
+        initial_epoch=0,
+        steps_per_epoch=None,
+        validation_steps=None,
+        validation_batch_size=None,
+        validation_freq=1,
+    ):
+        """Trains the model; arguments and result are those of `keras.Model.fit`.
+
+        Arrays are checked before training, streams batch by batch. The order of arrays
+        is a function of the model's seed and of the epoch: epochs differ, a rerun
+        repeats them and a resumed run continues them.
+        """
+        self._check_compiled(class_weight)
+        callbacks = _as_list(callbacks)
+        x, y, sample_weight = _take_apart(x, y, sample_weight)
+        if data.is_array(x):
+            x = np.asarray(x)
+            self._check_array(x, batch_size or 32)
+            sample_weight = self._check_weights(sample_weight, x)
+            if validation_split and validation_data is None:
+                x, sample_weight, validation_data = _split(
+                    x, sample_weight, validation_split
+                )
+            arrays = (x,)
+            if sample_weight is not None:
+                arrays = (x, np.zeros(len(x), "uint8"), sample_weight)
+            if shuffle:
+                order = _Order()
+                x = data.shuffled(arrays, batch_size or 32, self.seed, order.epoch)
+                callbacks = [order, *callbacks]
+                sample_weight = None
+            y = None
+        if validation_data is not None:
+            x_val, _, w_val = _take_apart(validation_data, None, None)
+            if data.is_array(x_val):
+                x_val = np.asarray(x_val)
+                self._check_values(x_val, "validation_data")
+                w_val = self._check_weights(w_val, x_val)
+                validation_data = (x_val,) if w_val is None else (x_val, None, w_val)
+        return super().fit(
+            x=x,
+            y=y,
+            batch_size=batch_size if data.is_array(x) else None,
+            epochs=epochs,
+            verbose=verbose,
+            callbacks=callbacks,
+            validation_data=validation_data,
+            shuffle=shuffle if data.is_array(x) else False,
+            sample_weight=sample_weight,
+            initial_epoch=initial_epoch,
+            steps_per_epoch=steps_per_epoch,
+            validation_steps=validation_steps,
+            validation_batch_size=validation_batch_size or batch_size,
+            validation_freq=validation_freq,
+        )
+
+    def evaluate(self, x=None, y=None, batch_size=None, sample_weight=None, **kwargs):
+        """The terms over a data set; arguments and result are those of Keras.
+
+        Running averages take the place of batch statistics, and `z` is one draw of the
+        posterior.
+        """
+        x, _, sample_weight = _take_apart(x, y, sample_weight)
+        if data.is_array(x):
+            x = np.asarray(x)
+            self._check_values(x, "x")
+            sample_weight = self._check_weights(sample_weight, x)
+        return super().evaluate(
+            x=x, batch_size=batch_size, sample_weight=sample_weight, **kwargs
+        )
+
+    def predict(self, x, batch_size=None, **kwargs):
+        """`reconstruct` over a data set; arguments are those of Keras."""
+        x, _, _ = _take_apart(x, None, None)
+        if data.is_array(x):
+            x = np.asarray(x)
+            self._check_values(x, "x")
+        return super().predict(x, batch_size=batch_size, **kwargs)
+
+    def _resolve_auto_jit_compile(self):
+        """On a CPU, XLA's convolutions are slower than TensorFlow's own."""
+        import tensorflow as tf
+
+        accelerated = tf.config.list_logical_devices("GPU") or (
+            tf.config.list_logical_devices("TPU")
+        )
+        return bool(accelerated) and super()._resolve_auto_jit_compile()
+
+    def _check_compiled(self, class_weight):
+        self._assert_compile_called("fit")
+        if self._compile_loss is not None or self._compile_metrics is not None:
+            raise ValueError(
+                "A VAE is compiled with an optimizer alone: its loss is its own "
+                "objective. Received: `loss` or `metrics` in compile()"
+            )
+        if class_weight is not None:
+            raise ValueError(
+                "Labels are ignored, so `class_weight` has no meaning; pass "
+                f"`sample_weight`. Received: class_weight={class_weight}"
+            )
+
+    def _check_array(self, x, batch_size):
+        self._check_values(x, "x")
+        if x.min() == x.max():
+            raise ValueError(
+                "`x` must vary: a constant data set has no variance to learn. "
+                f"Received: {len(x)} examples of the one value {x.flat[0]}"
+            )
+        statistics = [self.likelihood, *self.regularizers]
+        if batch_size == 1 and any(part.batch_statistic for part in statistics):
+            names = [type(p).__name__ for p in statistics if p.batch_statistic]
+            raise ValueError(
+                f"`batch_size` must be at least 2: {', '.join(names)} takes a statistic "
+                "of the batch, which one example does not have. Received: batch_size=1"
+            )
+
+    def _check_values(self, x, name):
+        data.check_images(x, self.event_shape, self.likelihood.unit_interval, name)
+        if not len(x):
+            raise ValueError(
+                f"`{name}` must hold at least one example. "
+                f"Received: {name}.shape={x.shape}"
+            )
+
+    def _check_weights(self, sample_weight, x):
+        if sample_weight is None:
+            return None
+        weights = np.asarray(sample_weight, "float32")
+        if weights.shape != (len(x),) or not np.all(weights >= 0):
+            raise ValueError(
+                f"`sample_weight` must be {len(x)} numbers of at least 0, one for each "
+                f"example. Received: sample_weight of shape {weights.shape}"
+            )
+        return weights
+
+
+class _Order(keras.callbacks.Callback):
+    """Tells the shuffling which epoch it is."""
+
+    def __init__(self):
+        super().__init__()
+        import tensorflow as tf
+
+        self.epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch.assign(epoch)
+
+
+def _as_list(callbacks):
+    if callbacks is None:
+        return []
+    return list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]
+
+
+def _take_apart(x, y, sample_weight):
+    """Lets `fit((x, y))` mean what it does for a data set of such tuples."""
+    if isinstance(x, (tuple, list)) and y is None and sample_weight is None:
+        x, sample_weight = data.unpack(x)
+    return x, y, sample_weight
+
+
+def _split(x, weights, share):
+    """Splits off the last examples for validation, as Keras does."""
+    size = int(len(x) * (1.0 - share))
+    if not 0 < size < len(x):
+        raise ValueError(
+            "`validation_split` must leave examples on both sides. "
+            f"Received: validation_split={share} of {len(x)} examples"
+        )
+    held_out = (x[size:],)
+    if weights is not None:
+        held_out = (x[size:], None, weights[size:])
+        weights = weights[:size]
+    return x[:size], weights, held_out

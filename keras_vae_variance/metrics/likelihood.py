@@ -1,0 +1,169 @@
+"""The importance-weighted log likelihood."""
+
+import random
+import warnings
+
+import keras
+import numpy as np
+from keras import ops
+
+from .. import ops as kvv_ops
+from ..data import batches
+from ..types import Latent
+
+__all__ = ["log_likelihood"]
+
+
+def log_likelihood(vae, x, num_samples=20, sampler=None, seed=None, chunk_size=512):
+    """Importance-weighted estimate of the log likelihood of each example.
+
+        log 1/K sum_k exp( log p(x|z_k) + log p(z_k) - log q(z_k|x) ),   z_k ~ q(z|x)
+
+    P0, Table 3 (K = 20); P1, Table 7 (K = 500). Its expectation is a lower bound of
+    `log p(x)` that is the ELBO for K = 1, grows with K and tends to `log p(x)`; where
+    `q(z|x)` is the exact posterior each weight is `p(x)` itself. It is the likelihood
+    under the `p(z)` that images are generated from: the prior, or a fitted sampler.
+
+    The noise of a sample is a function of the seed, the place of the example in the
+    data and the number of the sample. The result therefore depends on `chunk_size`, and
+    on the batches of a stream, by rounding alone, and more samples continue fewer.
+
+    Args:
+        vae: a trained `VAE`.
+        x: the images, in any form that `VAE.fit` takes. Labels and weights are ignored.
+        num_samples: number `K` of draws an example.
+        sampler: a fitted sampler with a `log_prob`, taken as `p(z)`. None takes the
+            VAE's prior.
+        seed: int, or None for a fresh one from Python's `random`, which
+            `keras.utils.set_random_seed` seeds.
+        chunk_size: the most images that the decoder makes at a time. The memory grows
+            with it, and not with `num_samples`.
+
+    Returns:
+        A float64 NumPy array of shape `(n,)`, in nats and in the order of `x`.
+
+    Raises:
+        ValueError: if the posterior is deterministic, or `num_samples` or `chunk_size`
+            is not a positive int.
+
+    Warns:
+        UserWarning: if `p(x|z)` is not a normalised density, as where its variance
+            depends on `x`: the result is then no log likelihood.
+
+    Example:
+
+    >>> import numpy as np
+    >>> import keras_vae_variance as kvv
+    >>> x = np.random.default_rng(0).random((32, 8, 8, 1), dtype="float32")
+    >>> vae = kvv.recipes.vae((8, 8, 1), latent_dim=2)
+    >>> kvv.metrics.log_likelihood(vae, x, num_samples=5, seed=0).shape
+    (32,)
+    """
+    for name, value in (("num_samples", num_samples), ("chunk_size", chunk_size)):
+        if not isinstance(value, (int, np.integer)) or value < 1:
+            raise ValueError(
+                f"`{name}` must be an int of at least 1. Received: {name}={value!r}"
+            )
+    if vae.posterior.deterministic:
+        raise ValueError(
+            "A deterministic posterior has no density, and the log likelihood no "
+            f"importance weights. Received: posterior={vae.posterior}"
+        )
+    if not vae.likelihood.normalized:
+        warnings.warn(
+            "p(x|z) of this likelihood is not a normalised density over x: the result "
+            "is no log likelihood, and does not compare with one. "
+            f"Received: likelihood={vae.likelihood}",
+            UserWarning,
+            stacklevel=2,
+        )
+    if seed is None:
+        seed = random.randrange(2**63)
+    key = np.random.SeedSequence(seed).generate_state(2, np.uint64)
+
+    encode = weigh = None
+    results, count = [], 0
+    for batch in _chunks(x, chunk_size):
+        if encode is None:
+            encode, weigh = _steps(vae, batch)
+        latent = encode(batch)
+        streams = [_stream(key, count + index) for index in range(len(batch))]
+        count += len(batch)
+        total = np.full(len(batch), -np.inf)
+        step = max(1, chunk_size // len(batch))
+        for start in range(0, num_samples, step):
+            shape = (min(step, num_samples - start), vae.latent_dim)
+            noise = np.stack(
+                [stream.standard_normal(shape, np.float32) for stream in streams],
+                axis=1,
+            )
+            nll, log_q, log_p, z = weigh(batch, latent, noise)
+            if sampler is not None:
+                log_p = sampler.log_prob(z)
+            # Of numbers in the thousands of which little is left: in float64.
+            log_weights = -_float64(nll) + _float64(log_p) - _float64(log_q)
+            log_weights = log_weights.reshape(noise.shape[:2])
+            total = np.logaddexp(total, np.logaddexp.reduce(log_weights, axis=0))
+        results.append(total - np.log(num_samples))
+    return np.concatenate(results) if results else np.zeros(0)
+
+
+def _chunks(x, size):
+    """Yields the data in order, at most `size` examples at a time."""
+    for images, _ in batches(x, size):
+        for start in range(0, len(images), size):
+            yield images[start : start + size]
+
+
+def _stream(key, index):
+    """The noise of one example: streams of different counters never overlap."""
+    philox = np.random.Philox(key=key, counter=[0, 0, 0, index])
+    return np.random.Generator(philox)
+
+
+def _float64(t):
+    return ops.convert_to_numpy(t).astype(np.float64)
+
+
+def _steps(vae, batch):
+    """The two steps as functions, compiled for batches of any size like `batch`."""
+
+    def encode(x):
+        return vae.encode(x)
+
+    def weigh(x, latent, noise):
+        # noise: (samples, batch, L); below, rows are (samples * batch, ...).
+        samples = ops.shape(noise)[0]
+
+        def rows(t):
+            repeated = ops.broadcast_to(t[None], (samples, *ops.shape(t)))
+            return ops.reshape(repeated, (-1, *t.shape[1:]))
+
+        scale = 255.0 if x.dtype == "uint8" else 1.0
+        x = rows(ops.cast(x, "float32") / scale)
+        # What the examples share keeps its leading size of 1.
+        latent = Latent(*(t if t.shape[0] == 1 else rows(t) for t in latent))
+        noise = ops.reshape(noise, (-1, vae.latent_dim))
+        z = latent.mean + ops.sqrt(latent.variance) * noise
+        latent = latent._replace(sample=z)
+        # -log p(x|z), log q(z|x), log p(z)
+        nll = vae.likelihood(x, vae.decode(z), latent, training=False)
+        log_q = -0.5 * ops.sum(
+            ops.square(noise) + ops.log(latent.variance) + kvv_ops.LOG_2_PI, axis=-1
+        )
+        log_p = kvv_ops.gaussian_log_prob(z, latent.prior_mean, latent.prior_variance)
+        return nll, log_q, log_p, z
+
+    if keras.backend.backend() != "tensorflow":
+        return encode, weigh
+    import tensorflow as tf
+
+    images = tf.TensorSpec((None, *batch.shape[1:]), batch.dtype)
+    encode = tf.function(encode, input_signature=[images])
+    # A size of 1 that is known while tracing marks what the examples share.
+    latent = tf.nest.map_structure(
+        lambda t: tf.TensorSpec(t.shape, t.dtype),
+        encode.get_concrete_function().structured_outputs,
+    )
+    noise = tf.TensorSpec((None, None, vae.latent_dim), tf.float32)
+    return encode, tf.function(weigh, input_signature=[images, latent, noise])

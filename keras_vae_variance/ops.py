@@ -1,0 +1,243 @@
+"""The maths that every part shares, and the only switches between Keras backends.
+
+Terms are sums over the event in nats; means run over the global batch, that is over
+all replicas and, where there are any, by example weight (equations 0, "Global batch").
+"""
+
+import contextlib
+import threading
+
+import keras
+import numpy as np
+from keras import ops
+
+__all__ = [
+    "Batch",
+    "LOG_2_PI",
+    "all_reduce",
+    "as_seed",
+    "batch",
+    "batch_mean",
+    "batch_of",
+    "build_once",
+    "concrete",
+    "fold_replica",
+    "gaussian_kl",
+    "gaussian_log_prob",
+    "normal",
+    "num_replicas",
+    "soft_clip",
+    "split_seed",
+    "sum_event",
+]
+
+LOG_2_PI = float(np.log(2.0 * np.pi))
+
+
+def sum_event(t):
+    """Sums `t` of shape `(batch, ...)` over all axes but the first."""
+    return ops.sum(ops.reshape(t, (ops.shape(t)[0], -1)), axis=1)
+
+
+def gaussian_kl(mean, variance, prior_mean, prior_variance):
+    """KL divergence of diagonal Gaussians, summed over the latent dimensions.
+
+        1/2 sum_j [ s2_j/S2_j + (mu_j - m_j)^2/S2_j - 1 - log(s2_j/S2_j) ]
+
+    P1, under Eq. 3, for a standard normal prior; P4, Eq. 2, for any.
+
+    Args:
+        mean, variance: `mu` and `s2`, of shape `(batch, L)`, or `(1, L)` where shared.
+        prior_mean, prior_variance: `m` and `S2`, of the same shapes.
+
+    Returns:
+        The divergence in nats, of shape `(batch,)`.
+    """
+    ratio = variance / prior_variance
+    distance = ops.square(mean - prior_mean) / prior_variance
+    return 0.5 * ops.sum(ratio + distance - 1.0 - ops.log(ratio), axis=-1)
+
+
+def gaussian_log_prob(x, mean, variance):
+    """Log density of a diagonal Gaussian, summed over the event, of shape `(batch,)`.
+
+    -1/2 sum_k [ (x_k - m_k)^2 / v_k + log v_k + log 2 pi ]   (P0, Eq. 8 and 11)
+    """
+    return -0.5 * sum_event(
+        ops.square(x - mean) / variance + ops.log(variance) + LOG_2_PI
+    )
+
+
+def soft_clip(t, lower=None, upper=None):
+    """Bounds `t` smoothly, as P2 bounds log standard deviations.
+
+        t = upper - softplus(upper - t);  t = lower + softplus(t - lower)
+
+    Near a bound the result lies inside of it: upwards of `t` near the lower one by up
+    to `log 2`.
+    """
+    if upper is not None:
+        t = upper - ops.softplus(upper - t)
+    if lower is not None:
+        t = lower + ops.softplus(t - lower)
+    return t
+
+
+# --------------------------------------------------------------------------------------
+# The global batch
+
+
+class Batch:
+    """Weights of the examples at hand and their sums over all replicas.
+
+    Attributes:
+        weights: weight of each example of this replica, `(batch,)`.
+        total: sum of the weights over all replicas.
+        count: number of examples of non-zero weight on all replicas.
+    """
+
+    def __init__(self, weights):
+        self.weights = weights
+        self.total = all_reduce(ops.sum(weights))
+        self.count = all_reduce(ops.sum(ops.cast(weights > 0, "float32")))
+
+    def mean(self, values):
+        """Weighted mean over the examples of all replicas; keeps a leading 1."""
+        shape = (-1,) + (1,) * (len(values.shape) - 1)
+        weighted = ops.reshape(self.weights, shape) * ops.cast(values, "float32")
+        total = all_reduce(ops.sum(weighted, axis=0, keepdims=True))
+        # An empty batch has mean 0, not NaN: a replica may get no example at all.
+        return ops.where(self.total > 0, total / ops.maximum(self.total, 1e-30), 0.0)
+
+
+_current = threading.local()  # replicas are traced by threads of their own
+
+
+@contextlib.contextmanager
+def batch(x, weights=None):
+    """Makes `x` (and the weights of its examples) the batch that `batch_mean` means.
+
+    A scope, so that variances, priors and regularizers need no weights among their
+    arguments: integer weights then equal repeated examples in batch statistics too.
+    """
+    if weights is None:
+        weights = ops.ones((ops.shape(x)[0],), dtype="float32")
+    previous = getattr(_current, "batch", None)
+    _current.batch = Batch(ops.cast(weights, "float32"))
+    try:
+        yield _current.batch
+    finally:
+        _current.batch = previous
+
+
+def batch_of(values):
+    """The global batch that `values` are of: its `mean`, `total` weight and `count`."""
+    current = getattr(_current, "batch", None)
+    if current is None:
+        current = Batch(ops.ones((ops.shape(values)[0],), dtype="float32"))
+    return current
+
+
+def batch_mean(values):
+    """Mean over the examples of the global batch, by weight; keeps a leading 1."""
+    return batch_of(values).mean(values)
+
+
+# --------------------------------------------------------------------------------------
+# Backend switches
+
+
+def _replica_context():
+    if keras.backend.backend() != "tensorflow":
+        return None
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return None
+    return context
+
+
+def num_replicas():
+    """Number of replicas of the `tf.distribute` strategy at work, else 1."""
+    context = _replica_context()
+    return 1 if context is None else context.num_replicas_in_sync
+
+
+def all_reduce(t):
+    """Sum of `t` over the replicas, differentiable; `t` itself where there is one."""
+    context = _replica_context()
+    return t if context is None else context.all_reduce("SUM", t)
+
+
+def concrete(variable):
+    """The value of a Keras variable as NumPy, also while a graph is being traced."""
+    if keras.backend.backend() != "tensorflow":
+        return np.asarray(ops.convert_to_numpy(variable))
+    import tensorflow as tf
+
+    with tf.init_scope():
+        return np.asarray(variable.value.numpy())
+
+
+# --------------------------------------------------------------------------------------
+# Random numbers
+
+
+class _GivenSeed(keras.random.SeedGenerator):
+    """A seed that is a tensor already, in the one form that `keras.random` takes."""
+
+    def __init__(self, state):  # no state of its own, so no call of super().__init__
+        self.state = state
+
+    def next(self, ordered=True):
+        return self.state
+
+
+def as_seed(seed):
+    """Makes an int, a `SeedGenerator` or a tensor of shape (2,) a seed for Keras."""
+    if seed is None or isinstance(seed, (int, keras.random.SeedGenerator)):
+        return seed
+    if isinstance(seed, np.integer):
+        return int(seed)
+    return _GivenSeed(ops.convert_to_tensor(seed))
+
+
+def split_seed(seed, num):
+    """Makes `num` different seeds, tensors of shape (2,), of one in any form."""
+    seed = as_seed(seed)
+    if isinstance(seed, int):
+        return [ops.convert_to_tensor([seed, i], dtype="int64") for i in range(num)]
+    if isinstance(seed, _GivenSeed):
+        state = seed.next()
+        return [state + ops.cast([0, i], state.dtype) for i in range(num)]
+    return [seed.next() for _ in range(num)]
+
+
+def fold_replica(generator):
+    """Draws a seed from `generator` that differs from replica to replica.
+
+    One `SeedGenerator` gives every replica the same seed, hence the same noise.
+    """
+    state = generator.next()
+    context = _replica_context()
+    if context is not None:
+        # Into the first word: the second counts draws, and neighbours would collide.
+        replica = ops.cast(context.replica_id_in_sync_group, state.dtype)
+        state = state + ops.stack([replica * 7919, ops.zeros_like(replica)])
+    return _GivenSeed(state)
+
+
+def normal(shape, seed):
+    """Standard normal noise in float32; for the forms of `seed` see `as_seed`."""
+    return keras.random.normal(shape, dtype="float32", seed=as_seed(seed))
+
+
+# --------------------------------------------------------------------------------------
+# Layers
+
+
+def build_once(layer, shape):
+    """Builds `layer` for `shape` unless loading it from a file has done so already."""
+    if not layer.built:
+        layer.build(tuple(shape))

@@ -1,0 +1,217 @@
+"""The encoder's distributions `q(z|x)`, all of them Gaussian."""
+
+import math
+
+import keras
+from keras import ops
+
+from . import ops as kvv_ops
+
+__all__ = [
+    "ConstantGaussian",
+    "Deterministic",
+    "DiagonalGaussian",
+    "IsotropicGaussian",
+    "Posterior",
+]
+
+
+class Posterior(keras.layers.Layer):
+    """Base class of the posteriors `q(z|x) = N(mean, diag(variance))`.
+
+    A subclass overrides `_variance` (and `build`, where that has weights). A user calls
+    the layer with the encoder's features and gets `mean, variance`; `sample` draws.
+
+    Attributes:
+        shared_variance: whether all examples share the variance, which then has a
+            leading size of 1.
+        deterministic: whether the variance is 0.
+    """
+
+    shared_variance = True
+    deterministic = False
+
+    def __init__(self, latent_dim, **kwargs):
+        # Under mixed precision Keras would cast the features down at __call__.
+        super().__init__(dtype="float32", **kwargs)
+        if not isinstance(latent_dim, int) or latent_dim < 1:
+            raise ValueError(
+                "`latent_dim` must be a positive integer. "
+                f"Received: latent_dim={latent_dim}"
+            )
+        self.latent_dim = latent_dim
+        self.mean = keras.layers.Dense(latent_dim, dtype="float32", name="mean")
+
+    def build(self, features_shape):
+        """Creates the dense heads for features of shape `(None, ...)`, flattened."""
+        kvv_ops.build_once(self.mean, (None, math.prod(features_shape[1:])))
+
+    def call(self, features):
+        """Mean and variance, `(batch, L)`; a shared variance is `(1, L)`."""
+        features = ops.reshape(features, (-1, math.prod(features.shape[1:])))
+        return self.mean(features), self._variance(features)
+
+    def _variance(self, features):
+        raise NotImplementedError
+
+    def sample(self, mean, variance, seed=None):
+        """A draw `z = mean + sqrt(variance) * noise`, of shape `(batch, L)`."""
+        return mean + ops.sqrt(variance) * kvv_ops.normal(ops.shape(mean), seed)
+
+    def get_config(self):
+        """The constructor's arguments."""
+        config = super().get_config()
+        config.pop("dtype")
+        return {**config, "latent_dim": self.latent_dim}
+
+
+@keras.saving.register_keras_serializable(package="keras_vae_variance")
+class DiagonalGaussian(Posterior):
+    """A diagonal Gaussian with a variance predicted for each example.
+
+        log_variance    s2 = exp(a)
+        softplus        s2 = softplus(a)^2             (P4)
+        relu            s2 = (relu(a) + 1e-3)^2        (P0, App. B.1)
+
+    with `a` a dense head on the features. P0 ends the standard deviation in a ReLU,
+    which can be 0 and make the KL infinite; hence the 1e-3.
+
+    Args:
+        latent_dim: number `L` of latent variables.
+        link: "log_variance", "softplus" or "relu".
+
+    Raises:
+        ValueError: on another link, or a `latent_dim` that is not positive.
+
+    Example:
+
+    >>> import numpy as np
+    >>> import keras_vae_variance as kvv
+    >>> posterior = kvv.posteriors.DiagonalGaussian(16)
+    >>> mean, variance = posterior(np.zeros((2, 64), "float32"))
+    >>> tuple(mean.shape), tuple(variance.shape)
+    ((2, 16), (2, 16))
+    """
+
+    shared_variance = False
+
+    def __init__(self, latent_dim, link="log_variance", **kwargs):
+        super().__init__(latent_dim, **kwargs)
+        if link not in ("log_variance", "softplus", "relu"):
+            raise ValueError(
+                f"`link` must be log_variance, softplus or relu. Received: link={link}"
+            )
+        self.link = link
+        self.spread = keras.layers.Dense(latent_dim, dtype="float32", name="spread")
+
+    def build(self, features_shape):
+        super().build(features_shape)
+        kvv_ops.build_once(self.spread, (None, math.prod(features_shape[1:])))
+
+    def _variance(self, features):
+        spread = self.spread(features)
+        if self.link == "log_variance":
+            return ops.exp(spread)
+        if self.link == "softplus":
+            return ops.square(ops.softplus(spread))
+        return ops.square(ops.relu(spread) + 1e-3)
+
+    def get_config(self):
+        return {**super().get_config(), "link": self.link}
+
+
+@keras.saving.register_keras_serializable(package="keras_vae_variance")
+class IsotropicGaussian(Posterior):
+    """A Gaussian with one learned variance for all examples and dimensions.
+
+        s2 = exp(log_variance)                          (P1, Section 4)
+
+    Args:
+        latent_dim: number `L` of latent variables.
+
+    Example:
+
+    >>> import numpy as np
+    >>> import keras_vae_variance as kvv
+    >>> posterior = kvv.posteriors.IsotropicGaussian(16)
+    >>> mean, variance = posterior(np.zeros((2, 64), "float32"))
+    >>> tuple(variance.shape)
+    (1, 16)
+    """
+
+    def build(self, features_shape):
+        super().build(features_shape)
+        self.log_variance = self.add_weight(
+            shape=(), initializer="zeros", name="log_variance"
+        )
+
+    def _variance(self, features):
+        return ops.exp(self.log_variance) * ops.ones((1, self.latent_dim))
+
+
+@keras.saving.register_keras_serializable(package="keras_vae_variance")
+class ConstantGaussian(Posterior):
+    """A Gaussian with a constant variance, that of P4, Section 4.3.
+
+    P4 takes 1 for simple data and 1/100 for CelebA; P1, App. E, sweeps it. Pair it with
+    the `Floating` prior: against a fixed one it has no reason to be right.
+
+    Args:
+        latent_dim: number `L` of latent variables.
+        variance: the variance `s2`, a positive number.
+
+    Raises:
+        ValueError: if `variance` is not positive and finite.
+
+    Example:
+
+    >>> import numpy as np
+    >>> import keras_vae_variance as kvv
+    >>> posterior = kvv.posteriors.ConstantGaussian(16, variance=0.01)
+    >>> mean, variance = posterior(np.zeros((2, 64), "float32"))
+    >>> tuple(variance.shape)
+    (1, 16)
+    """
+
+    def __init__(self, latent_dim, variance=1.0, **kwargs):
+        super().__init__(latent_dim, **kwargs)
+        if not (isinstance(variance, (int, float)) and 0 < variance < math.inf):
+            raise ValueError(
+                "`variance` must be a positive finite number; for a variance of 0 take "
+                f"posteriors.Deterministic. Received: variance={variance}"
+            )
+        self.variance = float(variance)
+
+    def _variance(self, features):
+        return ops.full((1, self.latent_dim), self.variance, dtype="float32")
+
+    def get_config(self):
+        return {**super().get_config(), "variance": self.variance}
+
+
+@keras.saving.register_keras_serializable(package="keras_vae_variance")
+class Deterministic(Posterior):
+    """A point, `z = mean`, with variance 0: for autoencoders, RAE and WAE.
+
+    There is no ELBO with it: `KL` and `VAE.elbo` refuse it.
+
+    Args:
+        latent_dim: number `L` of latent variables.
+
+    Example:
+
+    >>> import numpy as np
+    >>> import keras_vae_variance as kvv
+    >>> posterior = kvv.posteriors.Deterministic(16)
+    >>> mean, variance = posterior(np.zeros((2, 64), "float32"))
+    >>> bool((posterior.sample(mean, variance) == mean).numpy().all())
+    True
+    """
+
+    deterministic = True
+
+    def _variance(self, features):
+        return ops.zeros((1, self.latent_dim), dtype="float32")
+
+    def sample(self, mean, variance, seed=None):
+        return mean

@@ -1,0 +1,63 @@
+"""What a regularizer is."""
+
+import math
+
+import keras
+
+__all__ = ["Regularizer"]
+
+
+class Regularizer(keras.layers.Layer):
+    """Base class of the terms beside the reconstruction.
+
+    A subclass overrides `call` and names its `term`; where not every posterior or prior
+    will do, also `check`. The objective adds `weight * term`.
+
+    Attributes:
+        term: name of the term in the objective and in the logs.
+        batch_statistic: whether it takes a statistic of the batch.
+        weight: a variable, so that a schedule works in compiled graphs.
+    """
+
+    term = None
+    batch_statistic = False
+
+    def __init__(self, weight=1.0, **kwargs):
+        super().__init__(dtype="float32", **kwargs)
+        if not (isinstance(weight, (int, float)) and 0 <= weight < math.inf):
+            raise ValueError(
+                "`weight` must be a finite number of at least 0. "
+                f"Received: weight={weight}"
+            )
+        self.initial_weight = float(weight)
+        self.weight = self.add_weight(
+            shape=(),
+            initializer=keras.initializers.Constant(weight),
+            trainable=False,
+            aggregation="mean",
+            name="weight",
+        )
+
+    def check(self, posterior, prior):
+        """Raises a `ValueError` where the regularizer does not suit the model."""
+
+    def call(self, x, latent, decode=None, training=False):
+        """The unweighted term.
+
+        Args:
+            x: data, of shape `(batch, ...)`.
+            latent: `types.Latent` of the batch.
+            decode: a callable from latents to the likelihood's parameters.
+            training: whether statistics of the batch are taken.
+
+        Returns:
+            Nats (or the term's own unit) for each example, of shape `(batch,)`, or a
+            scalar of the global batch.
+        """
+        raise NotImplementedError
+
+    def get_config(self):
+        """The constructor's arguments."""
+        config = super().get_config()
+        config.pop("dtype")
+        return {**config, "weight": self.initial_weight}

@@ -1,0 +1,75 @@
+"""Running averages of batch statistics, which stand in for them outside training."""
+
+import keras
+from keras import ops
+
+__all__ = ["RunningAverage"]
+
+
+@keras.saving.register_keras_serializable(package="keras_vae_variance")
+class RunningAverage(keras.layers.Layer):
+    """An exponential average with bias correction, or an exact mean.
+
+        weight <- decay * weight + gain
+        value  <- value + (batch value - value) * gain / weight
+
+    With `gain = 1 - decay` this is the bias-corrected exponential average: the first
+    batch counts fully, as P2's "running average of the variance over the training
+    data" needs after few steps. While `exact` is set, `decay` is 1 and `gain` the
+    number of examples in the batch, which gives the mean over all examples seen.
+
+    Args:
+        initial: the value before any update.
+        decay: share of the old value that a batch leaves.
+    """
+
+    def __init__(self, initial=0.0, decay=0.99, **kwargs):
+        super().__init__(dtype="float32", **kwargs)
+        self.initial = initial
+        self.decay = decay
+        self.exact = False
+
+    def build(self, shape):
+        # Replicas all assign the same global value: "mean" leaves it as it is, and
+        # without an aggregation they would drift apart silently.
+        self.value = self.add_weight(
+            shape=tuple(shape),
+            initializer=keras.initializers.Constant(self.initial),
+            trainable=False,
+            aggregation="mean",
+            name="value",
+        )
+        self.weight = self.add_weight(
+            shape=(),
+            initializer="zeros",
+            trainable=False,
+            aggregation="mean",
+            name="weight",
+        )
+
+    def update(self, batch_value, count, enough=True):
+        """Takes in one batch: its mean, and its number (or weight) of examples.
+
+        Args:
+            batch_value: mean over the global batch, of the shape of `value`.
+            count: float scalar; a batch without any example changes nothing.
+            enough: a condition, as a tensor, without which nothing changes.
+        """
+        if self.exact:
+            decay, gain = 1.0, count
+        else:
+            decay, gain = self.decay, 1.0 - self.decay
+        enough = ops.logical_and(count > 0, enough)
+        weight = decay * self.weight + gain
+        step = (batch_value - self.value) * gain / ops.maximum(weight, 1e-30)
+        self.value.assign(ops.where(enough, self.value + step, self.value))
+        self.weight.assign(ops.where(enough, weight, self.weight))
+
+    def reset(self):
+        """Forgets all batches."""
+        self.value.assign(ops.full(self.value.shape, self.initial))
+        self.weight.assign(0.0)
+
+    def settle(self):
+        """Ends an exact pass: later batches count as after many earlier ones."""
+        self.weight.assign(ops.minimum(self.weight, 1.0))

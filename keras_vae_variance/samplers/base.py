@@ -1,0 +1,334 @@
+"""What every sampler of the latent space shares."""
+
+import json
+import random
+import zipfile
+import zlib
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops
+from tensorflow_probability import distributions as tfd
+
+from ..data import batches
+
+__all__ = ["Mixture", "Sampler", "posteriors", "stateless_seed"]
+
+# Numbers that a mixture holds at a time: 2**22 floats of 8 bytes are 32 MiB.
+CHUNK = 2**22
+
+
+class Sampler:
+    """A distribution of latent vectors that is fitted to a trained VAE.
+
+    A user calls `fit`, then `sample`, `log_prob`, `distribution`, `save` and `load`.
+
+    A subclass with a density overrides two methods, and `get_config` where its
+    constructor takes arguments:
+
+    - `_learn(vae, x, generator)` returns what it learns as a dict of NumPy arrays;
+      `generator` is a `numpy.random.Generator` made from the seed.
+    - `_build(**arrays)` makes a TFP distribution in float32 of these arrays. It must
+      depend on nothing else, so that a reloaded sampler gives the same bits.
+
+    A sampler without a closed density overrides `sample`, `log_prob` and
+    `distribution` too.
+    """
+
+    def __init__(self):
+        self._arrays = None
+        self._distribution = None
+
+    def __repr__(self):
+        config = ", ".join(f"{k}={v!r}" for k, v in self.get_config().items())
+        return f"{type(self).__name__}({config})"
+
+    def get_config(self):
+        """Returns the constructor's arguments, all of them plain values."""
+        return {}
+
+    def fit(self, vae, x, seed=None):
+        """Fits the sampler to the codes of `x`, read once and in order.
+
+        Args:
+            vae: a trained `VAE`.
+            x: the images, in any form that `VAE.fit` takes. Labels and weights are
+                ignored.
+            seed: int, or None for a fresh one from Python's `random`, which
+                `keras.utils.set_random_seed` seeds.
+
+        Returns:
+            The sampler itself.
+
+        Raises:
+            ValueError: if `x` is empty or a code is not finite.
+        """
+        if seed is None:
+            seed = random.randrange(2**63)
+        self._restore(self._learn(vae, x, np.random.default_rng(seed)))
+        return self
+
+    def _restore(self, arrays):
+        # Outside of any graph, so that a sampler may be used in several of them.
+        with tf.init_scope():
+            self._distribution = self._build(**arrays)
+        self._arrays = arrays
+
+    @property
+    def distribution(self):
+        """The fitted TFP distribution, in float32, with event shape `(latent_dim,)`."""
+        self._check_fitted()
+        return self._distribution
+
+    def sample(self, n, seed=None):
+        """Draws `n` independent latent vectors.
+
+        Args:
+            n: number of draws, an int or an int32 scalar tensor.
+            seed: int or an int32 tensor of shape (2,): equal seeds give equal draws,
+                in a `tf.function` too. None draws a seed from TensorFlow's global
+                generator, which `keras.utils.set_random_seed` seeds.
+
+        Returns:
+            A float32 tensor of shape `(n, latent_dim)`.
+
+        Raises:
+            ValueError: if the sampler is not fitted.
+        """
+        return self.distribution.sample(n, seed=stateless_seed(seed))
+
+    def log_prob(self, z):
+        """Log density of latent vectors.
+
+        Args:
+            z: array or tensor of shape `(n, latent_dim)`.
+
+        Returns:
+            A float32 tensor of shape `(n,)`, in nats.
+
+        Raises:
+            ValueError: if the sampler is not fitted, or `z` is of another shape.
+        """
+        (latent_dim,) = self.distribution.event_shape
+        z = tf.cast(z, tf.float32)
+        # TFP would broadcast a single column without a word.
+        if z.shape.rank != 2 or z.shape[1] != latent_dim:
+            raise ValueError(
+                f"z must have the shape (n, {latent_dim}). Received: z.shape={z.shape}"
+            )
+        return self.distribution.log_prob(z)
+
+    def save(self, path):
+        """Writes the fitted sampler to one `.npz` file, without pickle.
+
+        Args:
+            path: name of the file; taken as it is, nothing is appended.
+
+        Raises:
+            ValueError: if the sampler is not fitted.
+        """
+        self._check_fitted()
+        with open(path, "wb") as file:
+            np.savez(
+                file,
+                sampler=type(self).__name__,
+                config=json.dumps(self.get_config()),
+                **self._arrays,
+            )
+
+    @classmethod
+    def load(cls, path):
+        """Reads a sampler that `save` of the same class has written.
+
+        Draws and densities are those of the saved one, bit for bit.
+
+        Args:
+            path: name of the file.
+
+        Returns:
+            The fitted sampler.
+
+        Raises:
+            ValueError: if the file holds another class of sampler, or is broken.
+        """
+        with open(path, "rb") as file:
+            try:
+                with np.load(file, allow_pickle=False) as archive:
+                    arrays = dict(archive)
+                name = arrays.pop("sampler").item()
+                config = json.loads(arrays.pop("config").item())
+                if name == cls.__name__:
+                    sampler = cls(**config)
+                    sampler._restore(arrays)
+            except _BROKEN as error:
+                raise ValueError(
+                    "The file is broken, or was not written by `save` of a sampler. "
+                    f"Received: path={str(path)!r}"
+                ) from error
+        if name != cls.__name__:
+            raise ValueError(
+                f"The file holds a sampler of class {name}: load it with "
+                f"`{name}.load`, not `{cls.__name__}.load`. "
+                f"Received: path={str(path)!r}"
+            )
+        return sampler
+
+    def _check_fitted(self):
+        if self._arrays is None:
+            raise ValueError(
+                "The sampler is not fitted: call `fit(vae, x)` first. "
+                f"Received: sampler={self!r}"
+            )
+
+    def _learn(self, vae, x, generator):
+        raise NotImplementedError
+
+    def _build(self, **arrays):
+        raise NotImplementedError
+
+
+# What reading a file that is no archive, a cut one or one of other contents raises.
+_BROKEN = (
+    *(AttributeError, EOFError, KeyError, OSError, TypeError, ValueError),
+    *(zipfile.BadZipFile, zlib.error, tf.errors.InvalidArgumentError),
+)
+
+
+def posteriors(vae, x):
+    """Yields mean and variance of `q(z|x)`, batch by batch, in order.
+
+    Args:
+        vae: a trained `VAE`.
+        x: anything that `VAE.fit` takes; labels and weights are ignored.
+
+    Yields:
+        Two float32 arrays of shape `(batch, latent_dim)`; a variance that the
+        examples share is repeated.
+
+    Raises:
+        ValueError: if there is no example, or a code is not finite.
+    """
+    count = 0
+    for images, _ in batches(x):
+        latent = vae.encode(images)
+        mean = ops.convert_to_numpy(latent.mean).astype("float32")
+        variance = ops.convert_to_numpy(latent.variance).astype("float32")
+        finite = np.isfinite(mean).all(axis=1) & np.isfinite(variance).all(axis=1)
+        if not finite.all():
+            raise ValueError(
+                "The encoder's posterior must be finite for every example. "
+                f"Received: x[{count + int(np.argmin(finite))}] with a code that is not"
+            )
+        count += len(mean)
+        yield mean, np.broadcast_to(variance, mean.shape)
+    if count == 0:
+        raise ValueError("A sampler needs at least one example. Received: x without")
+
+
+def stateless_seed(seed):
+    """Makes a seed in any form an int32 tensor of shape (2,)."""
+    if seed is None:
+        limits = tf.int32
+        return tf.random.uniform((2,), limits.min, limits.max, dtype=tf.int32)
+    if isinstance(seed, (int, np.integer)):
+        words = np.random.SeedSequence(int(seed)).generate_state(2)
+        return tf.constant(words.view(np.int32))
+    if isinstance(seed, keras.random.SeedGenerator):
+        seed = seed.next()
+    seed = tf.convert_to_tensor(seed)
+    if seed.shape != (2,) or not seed.dtype.is_integer:
+        raise ValueError(
+            "seed must be an int, or an int32 tensor of shape (2,). "
+            f"Received: seed={seed}"
+        )
+    return tf.cast(seed, tf.int32)
+
+
+class Mixture(tfd.MixtureSameFamily):
+    """A mixture of Gaussians with a fast density and fast draws.
+
+        log p(z) = logsumexp_k [ log w_k + log N(z; mu_k, S_k) ]
+
+    Each `log N` is linear in features of `z`, its entries and their products, so that
+    one matrix product gives all components. TFP's own class solves a triangular
+    system for each, and draws from every component to keep one.
+
+    The product loses to cancellation what differences `z - mu_k` would keep (seven
+    digits where `|z - mu_k|` is a thousand standard deviations), hence the float64.
+    Points are taken in chunks, which bounds the memory.
+
+    A subclass overrides `_coefficients`, `_features` and `_place`.
+    """
+
+    def __init__(self, mixture_distribution, components_distribution, name="Mixture"):
+        parameters = dict(locals())
+        super().__init__(mixture_distribution, components_distribution, name=name)
+        self._parameters = parameters
+        logits = tf.cast(mixture_distribution.logits_parameter(), tf.float64)
+        self._cdf = tf.cumsum(tf.nn.softmax(logits))
+        constant, self._weights = self._coefficients()
+        self._constant = constant + tf.nn.log_softmax(logits)
+
+    @classmethod
+    def _parameter_properties(cls, dtype, num_classes=None):
+        # TFP wants it beside each __init__: the arguments are those of the parent.
+        return super()._parameter_properties(dtype, num_classes)
+
+    def _coefficients(self):
+        """Returns `c` of shape (K,) and `W` of (K, F): `log N_k = c_k + W_k . f(z)`."""
+        raise NotImplementedError
+
+    def _features(self, z):
+        """Returns `f(z)` of shape `(n, F)` for `z` of `(n, latent_dim)`, in float64."""
+        raise NotImplementedError
+
+    def _place(self, index, noise):
+        """Returns draws of the components `index` made of standard normal `noise`."""
+        raise NotImplementedError
+
+    def _log_joint(self, z):
+        features = self._features(tf.cast(z, tf.float64))
+        product = tf.matmul(features, self._weights, transpose_b=True)
+        return tf.cast(self._constant + product, self.dtype)
+
+    def _log_prob(self, x):
+        components, features = self._weights.shape
+        log_prob = _in_chunks(
+            lambda z: tf.reduce_logsumexp(self._log_joint(z), axis=-1),
+            (tf.reshape(x, (-1, x.shape[-1])),),
+            CHUNK // (components + features),
+        )
+        return tf.reshape(log_prob, tf.shape(x)[:-1])
+
+    def _sample_n(self, n, seed=None):
+        index_seed, noise_seed = tf.unstack(
+            tf.random.experimental.stateless_split(stateless_seed(seed), 2)
+        )
+        # A component a draw, by inversion: draws come in no order.
+        uniform = tf.random.stateless_uniform((n,), index_seed, dtype=tf.float64)
+        index = tf.searchsorted(self._cdf, uniform * self._cdf[-1], side="right")
+        noise = tf.random.stateless_normal((n, *self.event_shape), noise_seed)
+        (latent_dim,) = self.event_shape
+        return _in_chunks(
+            lambda rows: self._place(*rows), (index, noise), CHUNK // latent_dim**2
+        )
+
+
+def _in_chunks(function, rows, size):
+    """Applies `function` to at most `size` rows at a time, eagerly and in graphs."""
+    n = tf.shape(rows[0])[0]
+    size = tf.clip_by_value(n, 1, max(size, 1))
+    count = tf.maximum(-(-n // size), 1)
+
+    def split(t):
+        padding = [[0, count * size - n], *[[0, 0]] * (t.shape.rank - 1)]
+        return tf.reshape(tf.pad(t, padding), (count, size, *t.shape[1:]))
+
+    blocks = tf.map_fn(
+        (lambda blocks: function(*blocks)) if len(rows) == 1 else function,
+        tuple(split(t) for t in rows),
+        fn_output_signature=tf.float32,
+        parallel_iterations=1,  # else a graph holds ten chunks at a time
+    )
+    return tf.reshape(blocks, (count * size, *blocks.shape[2:]))[:n]

@@ -1,0 +1,9 @@
+"""Where the variance of a Gaussian decoder comes from: the question of this package."""
+
+from .base import Variance
+from .fixed import Fixed
+from .learned import Learned
+from .maximum_likelihood import MaximumLikelihood
+from .predicted import Predicted
+
+__all__ = ["Fixed", "Learned", "MaximumLikelihood", "Predicted", "Variance"]
