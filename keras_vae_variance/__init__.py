@@ -11,12 +11,14 @@ from . import (
     types,
     variances,
 )
+from .training import fit_two_stage
 from .vae import VAE, NonFiniteLossError
 
 __all__ = [
     "VAE",
     "NonFiniteLossError",
     "backbones",
+    "fit_two_stage",
     "likelihoods",
     "metrics",
     "posteriors",

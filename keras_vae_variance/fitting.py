@@ -37,6 +37,8 @@ class Fitting:
         repeats them and a resumed run continues them.
         """
         self._check_compiled(class_weight)
+        # BackupAndRestore leaves the epoch it resumed at behind, for every later fit.
+        self._initial_epoch = None
         callbacks = _as_list(callbacks)
         x, y, sample_weight = _take_apart(x, y, sample_weight)
         if data.is_array(x):

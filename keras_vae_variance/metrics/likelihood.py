@@ -81,28 +81,25 @@ def log_likelihood(vae, x, num_samples=20, sampler=None, seed=None, chunk_size=5
         seed = random.randrange(2**63)
     key = np.random.SeedSequence(seed).generate_state(2, np.uint64)
 
-    encode = weigh = None
+    weigh = None
     results, count = [], 0
     for batch in _chunks(x, chunk_size):
-        if encode is None:
-            encode, weigh = _steps(vae, batch)
-        latent = encode(batch)
+        if weigh is None:
+            weigh = _compiled(vae, batch)
+        latent = vae.encode(batch)
         streams = [_stream(key, count + index) for index in range(len(batch))]
         count += len(batch)
         total = np.full(len(batch), -np.inf)
         step = max(1, chunk_size // len(batch))
         for start in range(0, num_samples, step):
             shape = (min(step, num_samples - start), vae.latent_dim)
-            noise = np.stack(
-                [stream.standard_normal(shape, np.float32) for stream in streams],
-                axis=1,
-            )
-            nll, log_q, log_p, z = weigh(batch, latent, noise)
+            noise = [stream.standard_normal(shape, np.float32) for stream in streams]
+            nll, log_q, log_p, z = weigh(batch, latent, np.stack(noise, axis=1))
             if sampler is not None:
                 log_p = sampler.log_prob(z)
-            # Of numbers in the thousands of which little is left: in float64.
-            log_weights = -_float64(nll) + _float64(log_p) - _float64(log_q)
-            log_weights = log_weights.reshape(noise.shape[:2])
+            # A small difference of numbers in the thousands: in float64.
+            log_weights = _float64(log_p) - _float64(nll) - _float64(log_q)
+            log_weights = log_weights.reshape(-1, len(batch))
             total = np.logaddexp(total, np.logaddexp.reduce(log_weights, axis=0))
         results.append(total - np.log(num_samples))
     return np.concatenate(results) if results else np.zeros(0)
@@ -125,29 +122,25 @@ def _float64(t):
     return ops.convert_to_numpy(t).astype(np.float64)
 
 
-def _steps(vae, batch):
-    """The two steps as functions, compiled for batches of any size like `batch`."""
-
-    def encode(x):
-        return vae.encode(x)
+def _compiled(vae, batch):
+    """The terms of the weights, compiled for any number of images like `batch`."""
 
     def weigh(x, latent, noise):
-        # noise: (samples, batch, L); below, rows are (samples * batch, ...).
-        samples = ops.shape(noise)[0]
+        # noise is (samples, batch, L); the rows below are (samples * batch, ...).
+        samples, size = ops.shape(noise)[0], ops.shape(noise)[1]
 
         def rows(t):
-            repeated = ops.broadcast_to(t[None], (samples, *ops.shape(t)))
+            repeated = ops.broadcast_to(t, (samples, size, *t.shape[1:]))
             return ops.reshape(repeated, (-1, *t.shape[1:]))
 
         scale = 255.0 if x.dtype == "uint8" else 1.0
         x = rows(ops.cast(x, "float32") / scale)
-        # What the examples share keeps its leading size of 1.
-        latent = Latent(*(t if t.shape[0] == 1 else rows(t) for t in latent))
+        latent = Latent(*(rows(t) for t in latent))
         noise = ops.reshape(noise, (-1, vae.latent_dim))
         z = latent.mean + ops.sqrt(latent.variance) * noise
-        latent = latent._replace(sample=z)
         # -log p(x|z), log q(z|x), log p(z)
-        nll = vae.likelihood(x, vae.decode(z), latent, training=False)
+        parameters = vae.decode(z)
+        nll = vae.likelihood(x, parameters, latent._replace(sample=z), training=False)
         log_q = -0.5 * ops.sum(
             ops.square(noise) + ops.log(latent.variance) + kvv_ops.LOG_2_PI, axis=-1
         )
@@ -155,15 +148,13 @@ def _steps(vae, batch):
         return nll, log_q, log_p, z
 
     if keras.backend.backend() != "tensorflow":
-        return encode, weigh
+        return weigh
     import tensorflow as tf
 
-    images = tf.TensorSpec((None, *batch.shape[1:]), batch.dtype)
-    encode = tf.function(encode, input_signature=[images])
-    # A size of 1 that is known while tracing marks what the examples share.
-    latent = tf.nest.map_structure(
-        lambda t: tf.TensorSpec(t.shape, t.dtype),
-        encode.get_concrete_function().structured_outputs,
-    )
-    noise = tf.TensorSpec((None, None, vae.latent_dim), tf.float32)
-    return encode, tf.function(weigh, input_signature=[images, latent, noise])
+    codes = tf.TensorSpec((None, vae.latent_dim), tf.float32)
+    signature = [
+        tf.TensorSpec((None, *batch.shape[1:]), batch.dtype),
+        Latent(*[codes] * 5),
+        tf.TensorSpec((None, None, vae.latent_dim), tf.float32),
+    ]
+    return tf.function(weigh, input_signature=signature)

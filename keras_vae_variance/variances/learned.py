@@ -84,13 +84,6 @@ class Learned(Variance):
     def predict(self, parameters):
         return ops.exp(self.rate * self.parameter)
 
-    def restart(self):
-        """Forgets what was learned: the next training batch is the first again."""
-        start = self._initial_parameter()
-        self.parameter.assign(ops.full(self.parameter.shape, start))
-        if self.initial is None:
-            self.started.assign(0.0)
-
     def _initial_parameter(self):
         return 0.0 if self.initial is None else math.log(self.initial) / self.rate
 

@@ -148,16 +148,19 @@ class Predicted(Variance):
     # Two stages (P0, Algorithm 1)
 
     def begin_stage1(self, stage1):
-        """Puts the global model `stage1` in the head's place."""
-        if self.stage1 is None:
-            # Layers are closed to new weights once built; this opens this one again.
-            self._tracker.unlock()
-            self._add_stage1(stage1)
-            if self.built:
-                self._build_stage1()
-            self._tracker.lock()
+        """Puts the global model `stage1` in the head's place, and forgets an earlier."""
+        first = self.stage1 is None
+        # Layers are closed to new weights once built; this opens this one again.
+        self._tracker.unlock()
+        self._add_stage1(stage1)
+        if first:
+            self._build_stage1()
+        else:
+            kvv_ops.build_once(self.stage1, self._error_shape)
+        self._tracker.lock()
         self._stage.assign(1)
         self.stage1_epochs.assign(0)
+        self.previous_loss.assign(math.inf)
         self.v_dataset.assign(0.0)
         self.floor.assign(self.initial_floor)
         self.offset.assign(0.0)

@@ -1,0 +1,50 @@
+"""Fixtures of all tests. A test that takes long is marked `slow`."""
+
+import os
+
+# Before TensorFlow is imported, which reads them once.
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+# ../shared, where present, holds real data for development.
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """Every test begins from the same random state, whatever ran before it."""
+    keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """The folder of real data sets; the test is skipped where there is none."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip("no real data beside the checkout")
+    return SHARED / "data"
+
+
+@pytest.fixture(scope="session")
+def tfds_dir(shared, tmp_path_factory):
+    """A `data_dir` with MNIST and Fashion-MNIST, prepared by TFDS (about 30 s)."""
+    data_dir = tmp_path_factory.mktemp("tfds")
+    tool = SHARED / "tools" / "tfds_offline.py"
+    command = [sys.executable, str(tool), str(shared), str(data_dir)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return data_dir
+
+
+@pytest.fixture
+def images():
+    """24 grey 8x8 images in [0, 1], float32."""
+    rng = np.random.default_rng(0)
+    return rng.uniform(size=(24, 8, 8, 1)).astype("float32")
