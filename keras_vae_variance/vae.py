@@ -343,8 +343,13 @@ class VAE(Fitting, TensorFlowSteps, keras.Model):
             `(n, ...)`.
         """
         latent_seed, noise_seed = kvv_ops.split_seed(self._seed(seed), 2)
+        if isinstance(num_samples, int) and num_samples < 1:
+            raise ValueError(
+                "`num_samples` must be at least 1, or latents of shape (n, L). "
+                f"Received: num_samples={num_samples}"
+            )
         z = num_samples
-        if not getattr(num_samples, "shape", ()):
+        if len(np.shape(z)) == 0:
             z = self._draw_latents(num_samples, sampler, latent_seed)
         parameters = self.decode(z)
         result = self._distribution(parameters)

@@ -12,6 +12,7 @@ import tensorflow as tf
 from scipy.special import logsumexp
 from tensorflow_probability import distributions as tfd
 
+import keras_vae_variance as kvv
 from keras_vae_variance import samplers
 from keras_vae_variance.priors import StandardNormal
 from keras_vae_variance.samplers import base
@@ -451,6 +452,28 @@ def test_log_prob_of_wrong_shapes(sampler, shape):
     assert sampler.log_prob(np.zeros((5, L))).shape == (5,)
     with pytest.raises(ValueError, match=r"Received: z.shape=\("):
         sampler.log_prob(np.zeros(shape))
+
+
+@each_sampler
+def test_with_a_vae(sampler):
+    """Of images as uint8, in a model with a floating prior."""
+    keras.utils.set_random_seed(0)
+    likelihood = kvv.likelihoods.Gaussian(kvv.variances.Fixed(0.1))
+    encoder, decoder = kvv.backbones.mlp((4, 4, 1), L, likelihood)
+    posterior = kvv.posteriors.ConstantGaussian(L, variance=0.5)
+    prior = kvv.priors.Floating()
+    vae = kvv.VAE(encoder, decoder, posterior, likelihood, prior=prior)
+    random = np.random.default_rng(0)
+    x = random.integers(0, 256, size=(300, 4, 4, 1), dtype="uint8")
+    vae.calibrate(x)
+    sampler.fit(vae, x, seed=0)
+    assert vae.generate(4, sampler=sampler, seed=0)["mean"].shape == (4, 4, 4, 1)
+    # What all fits have in common: the second moment, of which mixtures draw noise.
+    latent = vae.encode(x)
+    expected = np.mean(latent.mean**2, axis=0) + 0.5
+    variance, mean = sampler.distribution.variance(), sampler.distribution.mean()
+    tolerance = 0.3 if isinstance(sampler, samplers.GaussianMixture) else 1e-4
+    np.testing.assert_allclose(variance + mean**2, expected, rtol=tolerance)
 
 
 # Files

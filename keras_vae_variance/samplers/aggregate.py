@@ -24,7 +24,10 @@ class AggregatePosterior(Sampler):
     >>> import numpy as np
     >>> import keras_vae_variance as kvv
     >>> x = np.random.default_rng(0).random((32, 8, 8, 1), dtype="float32")
-    >>> vae = kvv.recipes.vae((8, 8, 1), latent_dim=2)
+    >>> likelihood = kvv.likelihoods.Gaussian(kvv.variances.Fixed(0.1))
+    >>> encoder, decoder = kvv.backbones.mlp((8, 8, 1), 2, likelihood)
+    >>> posterior = kvv.posteriors.DiagonalGaussian(2)
+    >>> vae = kvv.VAE(encoder, decoder, posterior, likelihood)
     >>> sampler = kvv.samplers.AggregatePosterior().fit(vae, x)
     >>> sampler.sample(5, seed=0).shape
     TensorShape([5, 2])

@@ -2,8 +2,6 @@
 
 import json
 import random
-import zipfile
-import zlib
 
 import keras
 import numpy as np
@@ -161,7 +159,7 @@ class Sampler:
                 if name == cls.__name__:
                     sampler = cls(**config)
                     sampler._restore(arrays)
-            except _BROKEN as error:
+            except Exception as error:  # zip, zlib, json and TensorFlow have their own
                 raise ValueError(
                     "The file is broken, or was not written by `save` of a sampler. "
                     f"Received: path={str(path)!r}"
@@ -188,26 +186,11 @@ class Sampler:
         raise NotImplementedError
 
 
-# What reading a file that is no archive, a cut one or one of other contents raises.
-_BROKEN = (
-    *(AttributeError, EOFError, KeyError, OSError, TypeError, ValueError),
-    *(zipfile.BadZipFile, zlib.error, tf.errors.InvalidArgumentError),
-)
-
-
 def posteriors(vae, x):
-    """Yields mean and variance of `q(z|x)`, batch by batch, in order.
+    """Yields mean and variance of `q(z|x)`, float32 `(batch, latent_dim)`, in order.
 
-    Args:
-        vae: a trained `VAE`.
-        x: anything that `VAE.fit` takes; labels and weights are ignored.
-
-    Yields:
-        Two float32 arrays of shape `(batch, latent_dim)`; a variance that the
-        examples share is repeated.
-
-    Raises:
-        ValueError: if there is no example, or a code is not finite.
+    A variance that the examples share is repeated. Raises a ValueError if there is no
+    example, or a code is not finite.
     """
     count = 0
     for images, _ in batches(x):
@@ -229,8 +212,7 @@ def posteriors(vae, x):
 def stateless_seed(seed):
     """Makes a seed in any form an int32 tensor of shape (2,)."""
     if seed is None:
-        limits = tf.int32
-        return tf.random.uniform((2,), limits.min, limits.max, dtype=tf.int32)
+        return tf.random.uniform((2,), tf.int32.min, tf.int32.max, dtype=tf.int32)
     if isinstance(seed, (int, np.integer)):
         words = np.random.SeedSequence(int(seed)).generate_state(2)
         return tf.constant(words.view(np.int32))
@@ -296,7 +278,7 @@ class Mixture(tfd.MixtureSameFamily):
         components, features = self._weights.shape
         log_prob = _in_chunks(
             lambda z: tf.reduce_logsumexp(self._log_joint(z), axis=-1),
-            (tf.reshape(x, (-1, x.shape[-1])),),
+            [tf.reshape(x, (-1, x.shape[-1]))],
             CHUNK // (components + features),
         )
         return tf.reshape(log_prob, tf.shape(x)[:-1])
@@ -308,11 +290,9 @@ class Mixture(tfd.MixtureSameFamily):
         # A component a draw, by inversion: draws come in no order.
         uniform = tf.random.stateless_uniform((n,), index_seed, dtype=tf.float64)
         index = tf.searchsorted(self._cdf, uniform * self._cdf[-1], side="right")
-        noise = tf.random.stateless_normal((n, *self.event_shape), noise_seed)
         (latent_dim,) = self.event_shape
-        return _in_chunks(
-            lambda rows: self._place(*rows), (index, noise), CHUNK // latent_dim**2
-        )
+        noise = tf.random.stateless_normal((n, latent_dim), noise_seed)
+        return _in_chunks(self._place, [index, noise], CHUNK // latent_dim**2)
 
 
 def _in_chunks(function, rows, size):
@@ -326,8 +306,8 @@ def _in_chunks(function, rows, size):
         return tf.reshape(tf.pad(t, padding), (count, size, *t.shape[1:]))
 
     blocks = tf.map_fn(
-        (lambda blocks: function(*blocks)) if len(rows) == 1 else function,
-        tuple(split(t) for t in rows),
+        lambda blocks: function(*blocks),
+        [split(t) for t in rows],
         fn_output_signature=tf.float32,
         parallel_iterations=1,  # else a graph holds ten chunks at a time
     )

@@ -31,7 +31,10 @@ class GaussianMixture(Sampler):
     >>> import numpy as np
     >>> import keras_vae_variance as kvv
     >>> x = np.random.default_rng(0).random((64, 8, 8, 1), dtype="float32")
-    >>> vae = kvv.recipes.vae((8, 8, 1), latent_dim=2)
+    >>> likelihood = kvv.likelihoods.Gaussian(kvv.variances.Fixed(0.1))
+    >>> encoder, decoder = kvv.backbones.mlp((8, 8, 1), 2, likelihood)
+    >>> posterior = kvv.posteriors.DiagonalGaussian(2)
+    >>> vae = kvv.VAE(encoder, decoder, posterior, likelihood)
     >>> sampler = kvv.samplers.GaussianMixture(2).fit(vae, x, seed=0)
     >>> z = sampler.sample(5, seed=1)
     >>> sampler.log_prob(z).shape

@@ -30,7 +30,10 @@ class Prior(Normal):
     Example:
 
     >>> import keras_vae_variance as kvv
-    >>> vae = kvv.recipes.vae((8, 8, 1), latent_dim=2)
+    >>> likelihood = kvv.likelihoods.Gaussian(kvv.variances.Fixed(0.1))
+    >>> encoder, decoder = kvv.backbones.mlp((8, 8, 1), 2, likelihood)
+    >>> posterior = kvv.posteriors.DiagonalGaussian(2)
+    >>> vae = kvv.VAE(encoder, decoder, posterior, likelihood)
     >>> sampler = kvv.samplers.Prior().fit(vae)
     >>> sampler.sample(3, seed=0).shape
     TensorShape([3, 2])
@@ -75,7 +78,10 @@ class OptimalPrior(Normal):
     >>> import numpy as np
     >>> import keras_vae_variance as kvv
     >>> x = np.random.default_rng(0).random((32, 8, 8, 1), dtype="float32")
-    >>> vae = kvv.recipes.vae((8, 8, 1), latent_dim=2)
+    >>> likelihood = kvv.likelihoods.Gaussian(kvv.variances.Fixed(0.1))
+    >>> encoder, decoder = kvv.backbones.mlp((8, 8, 1), 2, likelihood)
+    >>> posterior = kvv.posteriors.DiagonalGaussian(2)
+    >>> vae = kvv.VAE(encoder, decoder, posterior, likelihood)
     >>> sampler = kvv.samplers.OptimalPrior().fit(vae, x)
     >>> sampler.distribution.variance().shape
     TensorShape([2])
