@@ -2,8 +2,10 @@
 
 from . import (
     backbones,
+    datasets,
     likelihoods,
     metrics,
+    plots,
     posteriors,
     priors,
     regularizers,
@@ -18,9 +20,11 @@ __all__ = [
     "VAE",
     "NonFiniteLossError",
     "backbones",
+    "datasets",
     "fit_two_stage",
     "likelihoods",
     "metrics",
+    "plots",
     "posteriors",
     "priors",
     "regularizers",

@@ -73,8 +73,9 @@ def soft_clip(t, lower=None, upper=None):
 
         t = upper - softplus(upper - t);  t = lower + softplus(t - lower)
 
-    Near a bound the result lies inside of it: upwards of `t` near the lower one by up
-    to `log 2`.
+    Near the lower bound the result lies above `t`, by up to `log 2`, and near the upper
+    one below it. The lower bound always holds; far above both, the second line lifts
+    the upper one by `log(1 + exp(lower - upper))`.
     """
     if upper is not None:
         t = upper - ops.softplus(upper - t)

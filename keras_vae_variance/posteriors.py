@@ -1,6 +1,7 @@
 """The encoder's distributions `q(z|x)`, all of them Gaussian."""
 
 import math
+import numbers
 
 import keras
 from keras import ops
@@ -34,13 +35,14 @@ class Posterior(keras.layers.Layer):
     def __init__(self, latent_dim, **kwargs):
         # Under mixed precision Keras would cast the features down at __call__.
         super().__init__(dtype="float32", **kwargs)
-        if not isinstance(latent_dim, int) or latent_dim < 1:
+        is_integer = isinstance(latent_dim, numbers.Integral) and latent_dim is not True
+        if not is_integer or latent_dim < 1:
             raise ValueError(
                 "`latent_dim` must be a positive integer. "
                 f"Received: latent_dim={latent_dim}"
             )
-        self.latent_dim = latent_dim
-        self.mean = keras.layers.Dense(latent_dim, dtype="float32", name="mean")
+        self.latent_dim = int(latent_dim)
+        self.mean = keras.layers.Dense(self.latent_dim, dtype="float32", name="mean")
 
     def build(self, features_shape):
         """Creates the dense heads for features of shape `(None, ...)`, flattened."""
@@ -175,7 +177,7 @@ class ConstantGaussian(Posterior):
 
     def __init__(self, latent_dim, variance=1.0, **kwargs):
         super().__init__(latent_dim, **kwargs)
-        if not (isinstance(variance, (int, float)) and 0 < variance < math.inf):
+        if not (isinstance(variance, numbers.Real) and 0 < variance < math.inf):
             raise ValueError(
                 "`variance` must be a positive finite number; for a variance of 0 take "
                 f"posteriors.Deterministic. Received: variance={variance}"

@@ -73,6 +73,9 @@ class Floating(Prior):
     Args:
         decay: of the running average, a batch.
 
+    Raises:
+        ValueError: if `decay` is not between 0 and 1.
+
     Example:
 
     >>> import numpy as np

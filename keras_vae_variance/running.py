@@ -1,5 +1,7 @@
 """Running averages of batch statistics, which stand in for them outside training."""
 
+import numbers
+
 import keras
 from keras import ops
 
@@ -21,10 +23,17 @@ class RunningAverage(keras.layers.Layer):
     Args:
         initial: the value before any update.
         decay: share of the old value that a batch leaves.
+
+    Raises:
+        ValueError: if `decay` is not between 0 and 1.
     """
 
     def __init__(self, initial=0.0, decay=0.99, **kwargs):
         super().__init__(dtype="float32", **kwargs)
+        if not (isinstance(decay, numbers.Real) and 0 < decay < 1):
+            raise ValueError(
+                f"`decay` must lie between 0 and 1. Received: decay={decay}"
+            )
         self.initial = initial
         self.decay = decay
         self.exact = False
@@ -53,10 +62,11 @@ class RunningAverage(keras.layers.Layer):
         Args:
             batch_value: mean over the global batch, of the shape of `value`.
             count: float scalar; a batch without any example changes nothing.
-            enough: a condition, as a tensor, without which nothing changes.
+            enough: a condition, as a tensor, without which nothing changes. An exact
+                mean takes in every example all the same.
         """
         if self.exact:
-            decay, gain = 1.0, count
+            decay, gain, enough = 1.0, count, True
         else:
             decay, gain = self.decay, 1.0 - self.decay
         enough = ops.logical_and(count > 0, enough)

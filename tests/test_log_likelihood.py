@@ -281,7 +281,7 @@ def test_wrong_arguments():
     for arguments in ({"num_samples": 0}, {"num_samples": 2.0}, {"chunk_size": 0}):
         with pytest.raises(ValueError, match=f"Received: {next(iter(arguments))}="):
             log_likelihood(linear_vae(), data(), **arguments)
-    with pytest.raises(ValueError, match="call `fit"):
+    with pytest.raises(ValueError, match="Call `fit"):
         log_likelihood(linear_vae(), data(), sampler=kvv.samplers.Prior())
     with pytest.raises(ValueError, match="shape"):
         log_likelihood(linear_vae(), np.zeros((3, D + 1), "float32"))

@@ -252,8 +252,9 @@ def test_moments_of_mixture_draws(mixture, make, monkeypatch):
     draws = fast.sample(20_000, seed=0).numpy()
     check_moments(draws, mean, covariance)
     # Chunks change no draw.
+    draws = fast.sample(100, seed=0)
     monkeypatch.setattr(base, "CHUNK", L**2 * 7)
-    np.testing.assert_array_equal(fast.sample(20_000, seed=0)[:100], draws[:100])
+    np.testing.assert_array_equal(fast.sample(100, seed=0), draws)
 
 
 @each_sampler
@@ -310,7 +311,7 @@ def test_seeds(sampler):
     words = tf.constant([3, -4], tf.int32)
     others = [
         sampler.sample(5, seed=seed).numpy()
-        for seed in (8, 2**40 + 7, words, None, None, keras.random.SeedGenerator(7))
+        for seed in (8, 2**40 + 7, words, None, None)
     ]
     for index, other in enumerate(others):
         assert not np.any(other == first)
@@ -326,8 +327,6 @@ def test_seeds(sampler):
     np.testing.assert_array_equal(
         compiled(tf.constant(5), words), sampler.sample(5, words)
     )
-    generator = keras.random.SeedGenerator(7)
-    assert np.all(sampler.sample(5, generator) != sampler.sample(5, generator))
 
 
 @pytest.mark.parametrize("seed", [[1, 2, 3], 0.5, [0.5, 1.5]])
@@ -412,7 +411,7 @@ def test_unfitted(sampler, tmp_path):
         lambda: sampler.distribution,
         lambda: sampler.save(tmp_path / "sampler.npz"),
     ):
-        with pytest.raises(ValueError, match=r"call `fit\(.*Received: sampler="):
+        with pytest.raises(ValueError, match=r"Call `fit\(.*Received: sampler="):
             use()
     assert not list(tmp_path.iterdir())
 
@@ -510,7 +509,7 @@ def test_wrong_files(tmp_path):
     path = tmp_path / "sampler.npz"
     sampler = samplers.GaussianMixture(2).fit(Codes(), means(), seed=0)
     sampler.save(path)
-    with pytest.raises(ValueError, match="class GaussianMixture.*Received: path="):
+    with pytest.raises(ValueError, match="holds a GaussianMixture.*Received: path="):
         samplers.Prior.load(path)
     with pytest.raises(FileNotFoundError):
         samplers.Prior.load(tmp_path / "none")

@@ -50,8 +50,11 @@ class Bernoulli(Likelihood):
 
     def call(self, x, parameters, latent=None, training=False):
         logits = ops.cast(parameters["logits"], "float32")
-        # softplus(l) - x l is -x log p - (1 - x) log(1 - p), stable for any logit.
-        return kvv_ops.sum_event(ops.softplus(logits) - x * logits)
+        # log p = -softplus(-l). The shorter softplus(l) - x l would cancel where the
+        # model is right and sure: at l = 10 it is off by 1 %.
+        return kvv_ops.sum_event(
+            x * ops.softplus(-logits) + (1.0 - x) * ops.softplus(logits)
+        )
 
     def mean(self, parameters):
         return ops.sigmoid(ops.cast(parameters["logits"], "float32"))

@@ -1,6 +1,7 @@
 """What a regularizer is."""
 
 import math
+import numbers
 
 import keras
 
@@ -24,7 +25,7 @@ class Regularizer(keras.layers.Layer):
 
     def __init__(self, weight=1.0, **kwargs):
         super().__init__(dtype="float32", **kwargs)
-        if not (isinstance(weight, (int, float)) and 0 <= weight < math.inf):
+        if not (isinstance(weight, numbers.Real) and 0 <= weight < math.inf):
             raise ValueError(
                 "`weight` must be a finite number of at least 0. "
                 f"Received: weight={weight}"

@@ -3,7 +3,6 @@
 import json
 import random
 
-import keras
 import numpy as np
 import tensorflow as tf
 from keras import ops
@@ -13,8 +12,7 @@ from ..data import batches
 
 __all__ = ["Mixture", "Sampler", "posteriors", "stateless_seed"]
 
-# Numbers that a mixture holds at a time: 2**22 floats of 8 bytes are 32 MiB.
-CHUNK = 2**22
+CHUNK = 2**22  # numbers that a mixture holds at a time, of 8 bytes each
 
 
 class Sampler:
@@ -27,11 +25,10 @@ class Sampler:
 
     - `_learn(vae, x, generator)` returns what it learns as a dict of NumPy arrays;
       `generator` is a `numpy.random.Generator` made from the seed.
-    - `_build(**arrays)` makes a TFP distribution in float32 of these arrays. It must
-      depend on nothing else, so that a reloaded sampler gives the same bits.
+    - `_build(**arrays)` makes a TFP distribution in float32 of these arrays alone, so
+      that a reloaded sampler gives the same bits.
 
-    A sampler without a closed density overrides `sample`, `log_prob` and
-    `distribution` too.
+    One without a closed density overrides `sample`, `log_prob` and `distribution` too.
     """
 
     def __init__(self):
@@ -51,8 +48,7 @@ class Sampler:
 
         Args:
             vae: a trained `VAE`.
-            x: the images, in any form that `VAE.fit` takes. Labels and weights are
-                ignored.
+            x: images, in any form that `VAE.fit` takes; labels and weights are ignored.
             seed: int, or None for a fresh one from Python's `random`, which
                 `keras.utils.set_random_seed` seeds.
 
@@ -92,7 +88,7 @@ class Sampler:
             A float32 tensor of shape `(n, latent_dim)`.
 
         Raises:
-            ValueError: if the sampler is not fitted.
+            ValueError: if the sampler is not fitted, or the seed of another form.
         """
         return self.distribution.sample(n, seed=stateless_seed(seed))
 
@@ -113,7 +109,7 @@ class Sampler:
         # TFP would broadcast a single column without a word.
         if z.shape.rank != 2 or z.shape[1] != latent_dim:
             raise ValueError(
-                f"z must have the shape (n, {latent_dim}). Received: z.shape={z.shape}"
+                f"`z` must be of shape (n, {latent_dim}). Received: z.shape={z.shape}"
             )
         return self.distribution.log_prob(z)
 
@@ -139,13 +135,11 @@ class Sampler:
     def load(cls, path):
         """Reads a sampler that `save` of the same class has written.
 
-        Draws and densities are those of the saved one, bit for bit.
-
         Args:
             path: name of the file.
 
         Returns:
-            The fitted sampler.
+            The fitted sampler, with the same draws and densities bit for bit.
 
         Raises:
             ValueError: if the file holds another class of sampler, or is broken.
@@ -166,8 +160,7 @@ class Sampler:
                 ) from error
         if name != cls.__name__:
             raise ValueError(
-                f"The file holds a sampler of class {name}: load it with "
-                f"`{name}.load`, not `{cls.__name__}.load`. "
+                f"The file holds a {name}, which `{name}.load` loads. "
                 f"Received: path={str(path)!r}"
             )
         return sampler
@@ -175,8 +168,7 @@ class Sampler:
     def _check_fitted(self):
         if self._arrays is None:
             raise ValueError(
-                "The sampler is not fitted: call `fit(vae, x)` first. "
-                f"Received: sampler={self!r}"
+                f"Call `fit(vae, x)` first. Received: sampler={self!r} without a fit"
             )
 
     def _learn(self, vae, x, generator):
@@ -197,7 +189,7 @@ def posteriors(vae, x):
         latent = vae.encode(images)
         mean = ops.convert_to_numpy(latent.mean).astype("float32")
         variance = ops.convert_to_numpy(latent.variance).astype("float32")
-        finite = np.isfinite(mean).all(axis=1) & np.isfinite(variance).all(axis=1)
+        finite = np.isfinite(mean + variance).all(axis=1)
         if not finite.all():
             raise ValueError(
                 "The encoder's posterior must be finite for every example. "
@@ -210,19 +202,16 @@ def posteriors(vae, x):
 
 
 def stateless_seed(seed):
-    """Makes a seed in any form an int32 tensor of shape (2,)."""
+    """Makes a seed of any form an int32 tensor of shape (2,)."""
     if seed is None:
         return tf.random.uniform((2,), tf.int32.min, tf.int32.max, dtype=tf.int32)
     if isinstance(seed, (int, np.integer)):
         words = np.random.SeedSequence(int(seed)).generate_state(2)
         return tf.constant(words.view(np.int32))
-    if isinstance(seed, keras.random.SeedGenerator):
-        seed = seed.next()
     seed = tf.convert_to_tensor(seed)
     if seed.shape != (2,) or not seed.dtype.is_integer:
         raise ValueError(
-            "seed must be an int, or an int32 tensor of shape (2,). "
-            f"Received: seed={seed}"
+            f"`seed` must be an int, or integers of shape (2,). Received: seed={seed}"
         )
     return tf.cast(seed, tf.int32)
 
@@ -236,9 +225,9 @@ class Mixture(tfd.MixtureSameFamily):
     one matrix product gives all components. TFP's own class solves a triangular
     system for each, and draws from every component to keep one.
 
-    The product loses to cancellation what differences `z - mu_k` would keep (seven
-    digits where `|z - mu_k|` is a thousand standard deviations), hence the float64.
-    Points are taken in chunks, which bounds the memory.
+    The product loses to cancellation what differences `z - mu_k` would keep (six digits
+    where `mu_k` is a thousand standard deviations from 0), hence the float64. Points
+    are taken in chunks, which bounds the memory.
 
     A subclass overrides `_coefficients`, `_features` and `_place`.
     """
@@ -249,8 +238,9 @@ class Mixture(tfd.MixtureSameFamily):
         self._parameters = parameters
         logits = tf.cast(mixture_distribution.logits_parameter(), tf.float64)
         self._cdf = tf.cumsum(tf.nn.softmax(logits))
-        constant, self._weights = self._coefficients()
+        constant, weights = self._coefficients()
         self._constant = constant + tf.nn.log_softmax(logits)
+        self._weights = tf.transpose(weights)
 
     @classmethod
     def _parameter_properties(cls, dtype, num_classes=None):
@@ -269,30 +259,24 @@ class Mixture(tfd.MixtureSameFamily):
         """Returns draws of the components `index` made of standard normal `noise`."""
         raise NotImplementedError
 
-    def _log_joint(self, z):
-        features = self._features(tf.cast(z, tf.float64))
-        product = tf.matmul(features, self._weights, transpose_b=True)
-        return tf.cast(self._constant + product, self.dtype)
-
     def _log_prob(self, x):
-        components, features = self._weights.shape
-        log_prob = _in_chunks(
-            lambda z: tf.reduce_logsumexp(self._log_joint(z), axis=-1),
-            [tf.reshape(x, (-1, x.shape[-1]))],
-            CHUNK // (components + features),
-        )
-        return tf.reshape(log_prob, tf.shape(x)[:-1])
+        def log_prob(z):
+            features = self._features(tf.cast(z, tf.float64))
+            joint = self._constant + features @ self._weights
+            return tf.reduce_logsumexp(tf.cast(joint, self.dtype), axis=-1)
+
+        size = CHUNK // sum(self._weights.shape)
+        result = _in_chunks(log_prob, [tf.reshape(x, (-1, x.shape[-1]))], size)
+        return tf.reshape(result, tf.shape(x)[:-1])
 
     def _sample_n(self, n, seed=None):
-        index_seed, noise_seed = tf.unstack(
-            tf.random.experimental.stateless_split(stateless_seed(seed), 2)
-        )
+        seeds = tf.random.experimental.stateless_split(stateless_seed(seed), 2)
         # A component a draw, by inversion: draws come in no order.
-        uniform = tf.random.stateless_uniform((n,), index_seed, dtype=tf.float64)
+        uniform = tf.random.stateless_uniform((n,), seeds[0], dtype=tf.float64)
         index = tf.searchsorted(self._cdf, uniform * self._cdf[-1], side="right")
-        (latent_dim,) = self.event_shape
-        noise = tf.random.stateless_normal((n, latent_dim), noise_seed)
-        return _in_chunks(self._place, [index, noise], CHUNK // latent_dim**2)
+        noise = tf.random.stateless_normal((n, *self.event_shape), seeds[1])
+        size = CHUNK // self.event_shape[0] ** 2
+        return _in_chunks(self._place, [index, noise], size)
 
 
 def _in_chunks(function, rows, size):

@@ -49,11 +49,11 @@ class GaussianMixture(Sampler):
         ):
             if not isinstance(value, (int, np.integer)) or value < 1:
                 raise ValueError(
-                    f"{name} must be an int of at least 1. Received: {name}={value!r}"
+                    f"`{name}` must be an int of at least 1. Received: {name}={value!r}"
                 )
         if method not in ("em", "variational"):
             raise ValueError(
-                f'method must be "em" or "variational". Received: method={method!r}'
+                f'`method` must be "em" or "variational". Received: method={method!r}'
             )
         self.num_components = int(num_components)
         self.method = method

@@ -1,6 +1,7 @@
 """A variance that is chosen, not learned."""
 
 import math
+import numbers
 
 import keras
 from keras import ops
@@ -33,7 +34,7 @@ class Fixed(Variance):
 
     def __init__(self, value, **kwargs):
         super().__init__(**kwargs)
-        if not (isinstance(value, (int, float)) and 0 < value < math.inf):
+        if not (isinstance(value, numbers.Real) and 0 < value < math.inf):
             raise ValueError(
                 "`value` must be a positive finite number: it is a variance. "
                 f"Received: value={value}"

@@ -1,6 +1,7 @@
 """One variance, or one a pixel, learned by gradient."""
 
 import math
+import numbers
 
 import keras
 from keras import ops
@@ -50,14 +51,14 @@ class Learned(Variance):
         for name, value in (("initial", initial), ("rate", rate)):
             if value is None and name == "initial":
                 continue
-            if not (isinstance(value, (int, float)) and 0 < value < math.inf):
+            if not (isinstance(value, numbers.Real) and 0 < value < math.inf):
                 raise ValueError(
                     f"`{name}` must be a positive finite number. "
                     f"Received: {name}={value}"
                 )
         self.per_pixel = per_pixel
-        self.initial = initial
-        self.rate = rate
+        self.initial = None if initial is None else float(initial)
+        self.rate = float(rate)
 
     def build(self, squared_error_shape):
         shape = (1, *squared_error_shape[1:]) if self.per_pixel else ()

@@ -1,5 +1,8 @@
 """The variance that maximises the likelihood of the batch, in closed form."""
 
+import math
+import numbers
+
 import keras
 from keras import ops
 
@@ -50,17 +53,14 @@ class MaximumLikelihood(Variance):
         self, per_pixel=False, per_example=False, epsilon=1e-6, decay=0.99, **kwargs
     ):
         super().__init__(**kwargs)
-        if not epsilon >= 0:
+        if not (isinstance(epsilon, numbers.Real) and 0 <= epsilon < math.inf):
             raise ValueError(
-                f"`epsilon` must be at least 0. Received: epsilon={epsilon}"
-            )
-        if not 0 < decay < 1:
-            raise ValueError(
-                f"`decay` must lie between 0 and 1. Received: decay={decay}"
+                "`epsilon` must be a finite number of at least 0. "
+                f"Received: epsilon={epsilon}"
             )
         self.per_pixel = per_pixel
         self.per_example = per_example
-        self.epsilon = epsilon
+        self.epsilon = float(epsilon)
         self.decay = decay
         self.running = RunningAverage(initial=1.0, decay=decay, name="running")
 
