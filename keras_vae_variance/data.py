@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-__all__ = ["batches", "check_images", "is_array", "shuffled", "unpack"]
+__all__ = ["as_tuples", "batches", "check_images", "is_array", "shuffled", "unpack"]
 
 
 def is_array(x):
@@ -75,6 +75,11 @@ def check_images(x, input_shape, unit_interval=False, name="x"):
         ValueError: on another shape, on NaN or infinite values, and on values outside
             [0, 1] where they must lie inside.
     """
+    if getattr(x.shape, "rank", 0) is None:
+        raise ValueError(
+            f"`{name}` must have a known rank: give its data set an "
+            f"`output_signature`. Received: {name}.shape={x.shape}"
+        )
     shape = tuple(x.shape)
     if len(shape) != len(input_shape) + 1 or any(
         size is not None and size != expected
@@ -112,36 +117,59 @@ def check_images(x, input_shape, unit_interval=False, name="x"):
         )
 
 
-def shuffled(arrays, batch_size, seed, epoch):
+def as_tuples(batches):
+    """Makes batches of `x` alone the tuples that Keras asks a generator for."""
+    for batch in batches:
+        yield (batch,) if is_array(batch) else batch
+
+
+def shuffled(arrays, batch_size, seed, epoch, steps_per_epoch=None):
     """A `tf.data.Dataset` of array batches, in an order of its own every epoch.
 
     The order is a function of `(seed, epoch)`: epochs differ, a rerun repeats them and
-    a resumed run continues them. (A seeded `fit` of Keras repeats one order.)
+    a resumed run continues them. (A seeded `fit` of Keras repeats one order.) With
+    `steps_per_epoch`, epochs are parts of an endless row of orders, and it holds too.
 
     Args:
         arrays: a tuple of arrays of equal length.
         batch_size: examples in a batch; the last may be shorter.
         seed: an integer.
         epoch: an int64 `tf.Variable`, read whenever an epoch begins.
+        steps_per_epoch: batches in an epoch, or None for one pass over the data.
     """
     import tensorflow as tf
 
     size = len(arrays[0])
     steps = -(-size // batch_size)
+    length = steps_per_epoch or steps
     # On the host: whole data sets do not belong into a device's memory.
     with tf.device("CPU"):
         arrays = tuple(tf.convert_to_tensor(array) for array in arrays)
 
-    def order(_):
-        words = tf.stack([tf.constant(seed % (2**31), tf.int64), epoch.read_value()])
+    # Nothing here needs AutoGraph, which would read the source files again.
+    plain = tf.autograph.experimental.do_not_convert
+
+    @plain
+    def batches_of_epoch(_):
+        first = epoch.read_value() * length
+        last = first + length - 1
+        passes = tf.data.Dataset.range(first // steps, last // steps + 1)
+        return passes.map(order).flat_map(parts).skip(first % steps).take(length)
+
+    @plain
+    def order(number):
+        words = tf.stack([tf.constant(seed % (2**31), tf.int64), number])
         return tf.random.experimental.stateless_shuffle(tf.range(size), seed=words)
 
+    @plain
     def parts(indices):
+        @plain
         def part(step):
             return indices[step * batch_size : (step + 1) * batch_size]
 
         return tf.data.Dataset.range(steps).map(part)
 
+    @plain
     def gather(indices):
         batch = tuple(tf.gather(array, indices) for array in arrays)
         return batch if len(batch) > 1 else batch[0]
@@ -150,7 +178,7 @@ def shuffled(arrays, batch_size, seed, epoch):
     options.experimental_distribute.auto_shard_policy = (
         tf.data.experimental.AutoShardPolicy.DATA
     )
-    dataset = tf.data.Dataset.range(1).map(order).flat_map(parts)
-    dataset = dataset.apply(tf.data.experimental.assert_cardinality(steps))
+    dataset = tf.data.Dataset.range(1).flat_map(batches_of_epoch)
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(length))
     dataset = dataset.map(gather, num_parallel_calls=tf.data.AUTOTUNE)
     return dataset.prefetch(tf.data.AUTOTUNE).with_options(options)

@@ -3,8 +3,6 @@
 import keras
 import tensorflow as tf
 
-from . import ops as kvv_ops
-
 __all__ = ["saved_model"]
 
 
@@ -42,13 +40,20 @@ def saved_model(vae, filepath, sampler=None, verbose=None):
     def elbo(x, seed):
         return vae.elbo(x, seed=seed)
 
+    endpoints = {
+        "serve": (reconstruct, [images]),
+        "reconstruct": (reconstruct, [images]),
+        "encode": (encode, [images]),
+        "decode": (decode, [latents]),
+        "generate": (generate, [count, seed]),
+        "elbo": (elbo, [images, seed]),
+    }
+    if vae.posterior.deterministic:
+        del endpoints["elbo"]
     archive = keras.export.ExportArchive()
     archive.track(vae)
-    archive.add_endpoint("serve", reconstruct, [images])
-    archive.add_endpoint("reconstruct", reconstruct, [images])
-    archive.add_endpoint("encode", encode, [images])
-    archive.add_endpoint("decode", decode, [latents])
-    archive.add_endpoint("generate", generate, [count, seed])
-    if not vae.posterior.deterministic:
-        archive.add_endpoint("elbo", elbo, [images, seed])
+    for name, (function, signature) in endpoints.items():
+        # There is no Python control flow to convert, only source files to depend on.
+        function = tf.autograph.experimental.do_not_convert(function)
+        archive.add_endpoint(name, function, signature)
     return archive.write_out(filepath, verbose=True if verbose is None else verbose)

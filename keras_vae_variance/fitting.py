@@ -1,5 +1,7 @@
 """Keras's `fit`, `evaluate` and `predict`, with the data checked and in order."""
 
+import inspect
+
 import keras
 import numpy as np
 
@@ -49,22 +51,22 @@ class Fitting:
                 x, sample_weight, validation_data = _split(
                     x, sample_weight, validation_split
                 )
-            arrays = (x,)
-            if sample_weight is not None:
-                arrays = (x, np.zeros(len(x), "uint8"), sample_weight)
+            y = _labels(sample_weight)
             if shuffle:
+                arrays = (x,) if y is None else (x, y, sample_weight)
                 order = _Order()
-                x = data.shuffled(arrays, batch_size or 32, self.seed, order.epoch)
+                x = data.shuffled(
+                    arrays, batch_size or 32, self.seed, order.epoch, steps_per_epoch
+                )
                 callbacks = [order, *callbacks]
-                sample_weight = None
-            y = None
+                y = sample_weight = steps_per_epoch = None
         if validation_data is not None:
             x_val, _, w_val = _take_apart(validation_data, None, None)
             if data.is_array(x_val):
                 x_val = np.asarray(x_val)
                 self._check_values(x_val, "validation_data")
                 w_val = self._check_weights(w_val, x_val)
-                validation_data = (x_val,) if w_val is None else (x_val, None, w_val)
+                validation_data = (x_val, _labels(w_val), w_val)
         return super().fit(
             x=x,
             y=y,
@@ -94,7 +96,11 @@ class Fitting:
             self._check_values(x, "x")
             sample_weight = self._check_weights(sample_weight, x)
         return super().evaluate(
-            x=x, batch_size=batch_size, sample_weight=sample_weight, **kwargs
+            x=x,
+            y=_labels(sample_weight),
+            batch_size=batch_size,
+            sample_weight=sample_weight,
+            **kwargs,
         )
 
     def predict(self, x, batch_size=None, **kwargs):
@@ -109,10 +115,9 @@ class Fitting:
         """On a CPU, XLA's convolutions are slower than TensorFlow's own."""
         import tensorflow as tf
 
-        accelerated = tf.config.list_logical_devices("GPU") or (
-            tf.config.list_logical_devices("TPU")
-        )
-        return bool(accelerated) and super()._resolve_auto_jit_compile()
+        # Physical ones: asking for logical devices would fix their configuration.
+        accelerators = [d for d in tf.config.list_physical_devices() if d[1] != "CPU"]
+        return bool(accelerators) and super()._resolve_auto_jit_compile()
 
     def _check_compiled(self, class_weight):
         self._assert_compile_called("fit")
@@ -138,8 +143,9 @@ class Fitting:
         if batch_size == 1 and any(part.batch_statistic for part in statistics):
             names = [type(p).__name__ for p in statistics if p.batch_statistic]
             raise ValueError(
-                f"`batch_size` must be at least 2: {', '.join(names)} takes a statistic "
-                "of the batch, which one example does not have. Received: batch_size=1"
+                f"`batch_size` must be at least 2: {', '.join(names)} takes a "
+                "statistic of the batch, which one example does not have. "
+                "Received: batch_size=1"
             )
 
     def _check_values(self, x, name):
@@ -154,10 +160,12 @@ class Fitting:
         if sample_weight is None:
             return None
         weights = np.asarray(sample_weight, "float32")
-        if weights.shape != (len(x),) or not np.all(weights >= 0):
+        valid = np.isfinite(weights) & (weights >= 0)
+        if weights.shape != (len(x),) or not valid.all():
             raise ValueError(
-                f"`sample_weight` must be {len(x)} numbers of at least 0, one for each "
-                f"example. Received: sample_weight of shape {weights.shape}"
+                f"`sample_weight` must be {len(x)} finite numbers of at least 0, one "
+                f"for each example. Received: sample_weight of shape {weights.shape}, "
+                f"with {valid.size - np.count_nonzero(valid)} invalid values"
             )
         return weights
 
@@ -185,7 +193,14 @@ def _take_apart(x, y, sample_weight):
     """Lets `fit((x, y))` mean what it does for a data set of such tuples."""
     if isinstance(x, (tuple, list)) and y is None and sample_weight is None:
         x, sample_weight = data.unpack(x)
+    if inspect.isgenerator(x):
+        x = data.as_tuples(x)
     return x, y, sample_weight
+
+
+def _labels(weights):
+    """Labels to pass beside weights, which Keras silently drops without any."""
+    return None if weights is None else np.zeros(len(weights), "uint8")
 
 
 def _split(x, weights, share):

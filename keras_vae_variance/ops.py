@@ -25,6 +25,7 @@ __all__ = [
     "gaussian_kl",
     "gaussian_log_prob",
     "normal",
+    "note_added_losses",
     "num_replicas",
     "soft_clip",
     "split_seed",
@@ -47,8 +48,10 @@ def gaussian_kl(mean, variance, prior_mean, prior_variance):
     P1, under Eq. 3, for a standard normal prior; P4, Eq. 2, for any.
 
     Args:
-        mean, variance: `mu` and `s2`, of shape `(batch, L)`, or `(1, L)` where shared.
-        prior_mean, prior_variance: `m` and `S2`, of the same shapes.
+        mean: `mu`, of shape `(batch, L)`.
+        variance: `s2`, of shape `(batch, L)`, or `(1, L)` where shared.
+        prior_mean: `m`, likewise.
+        prior_variance: `S2`, likewise.
 
     Returns:
         The divergence in nats, of shape `(batch,)`.
@@ -95,12 +98,14 @@ class Batch:
         weights: weight of each example of this replica, `(batch,)`.
         total: sum of the weights over all replicas.
         count: number of examples of non-zero weight on all replicas.
+        added_losses: what networks passed to `add_loss` on this replica, by network.
     """
 
     def __init__(self, weights):
         self.weights = weights
         self.total = all_reduce(ops.sum(weights))
         self.count = all_reduce(ops.sum(ops.cast(weights > 0, "float32")))
+        self.added_losses = {}
 
     def mean(self, values):
         """Weighted mean over the examples of all replicas; keeps a leading 1."""
@@ -109,6 +114,16 @@ class Batch:
         total = all_reduce(ops.sum(weighted, axis=0, keepdims=True))
         # An empty batch has mean 0, not NaN: a replica may get no example at all.
         return ops.where(self.total > 0, total / ops.maximum(self.total, 1e-30), 0.0)
+
+    def added_loss(self):
+        """Sum of the added losses; replicas' values average to the batch's."""
+        losses = [loss for part in self.added_losses.values() for loss in part]
+        total = sum(ops.cast(loss, "float32") for loss in losses)
+        if not losses or num_replicas() == 1:
+            return total
+        # Most are means over examples, of which a replica may have few, or none.
+        share = ops.sum(self.weights) / ops.maximum(self.total, 1e-30)
+        return ops.where(share > 0, num_replicas() * share * total, 0.0)
 
 
 _current = threading.local()  # replicas are traced by threads of their own
@@ -129,6 +144,18 @@ def batch(x, weights=None):
         yield _current.batch
     finally:
         _current.batch = previous
+
+
+def note_added_losses(layer):
+    """Keeps for the current batch what `layer` and its parts passed to `add_loss`.
+
+    To be called at once after the layer: its list is cleared and filled again by the
+    thread of another replica. Of several calls with one batch the first one counts.
+    """
+    current = getattr(_current, "batch", None)
+    if current is not None:
+        losses = [x for part in layer._flatten_layers() for x in part._get_own_losses()]
+        current.added_losses.setdefault(id(layer), losses)
 
 
 def batch_of(values):

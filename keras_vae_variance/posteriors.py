@@ -104,7 +104,12 @@ class DiagonalGaussian(Posterior):
                 f"`link` must be log_variance, softplus or relu. Received: link={link}"
             )
         self.link = link
-        self.spread = keras.layers.Dense(latent_dim, dtype="float32", name="spread")
+        # A ReLU that starts below 0 for all examples has no gradient to come back by,
+        # and leaves the variance at 1e-6.
+        bias = "ones" if link == "relu" else "zeros"
+        self.spread = keras.layers.Dense(
+            self.latent_dim, bias_initializer=bias, dtype="float32", name="spread"
+        )
 
     def build(self, features_shape):
         super().build(features_shape)

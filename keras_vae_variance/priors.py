@@ -28,7 +28,8 @@ class Prior(keras.layers.Layer):
         """Mean and variance of `p(z)`.
 
         Args:
-            mean, variance: those of the posteriors, `(batch, L)` or `(1, L)`.
+            mean: the posteriors' means, `(batch, L)`.
+            variance: their variances, `(batch, L)`, or `(1, L)` where shared.
             training: whether statistics of the batch are taken, and running averages
                 updated.
         """
@@ -100,7 +101,7 @@ class Floating(Prior):
     def call(self, mean, variance, training=False):
         zeros = ops.zeros((1, mean.shape[-1]))
         if not training:
-            return zeros, ops.convert_to_tensor(self.running.value)
+            return zeros, ops.copy(self.running.value)
         batch = kvv_ops.batch_of(mean)
         second_moment = batch.mean(ops.square(mean) + variance)
         self.running.update(ops.stop_gradient(second_moment), batch.total)

@@ -46,8 +46,6 @@ class TensorFlowSteps:
     more, however many steps an execution has.
     """
 
-    _IMPOSSIBLE_INPUT = ("x is not finite", "x lies outside [0, 1]")
-
     def _make_flag(self):
         self._failed = tf.Variable(
             0,
@@ -77,8 +75,8 @@ class TensorFlowSteps:
         tests.append(_finite(means["loss"]))
         if not isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
             # That one meets infinite gradients in its search for a scale, and skips.
-            sums = [tf.reduce_sum(g) for g in gradients if g is not None]
-            tests.append(_finite(tf.add_n([tf.cast(s, tf.float32) for s in sums])))
+            given = [tf.cast(g, tf.float32) for g in gradients if g is not None]
+            tests.append(_finite(sum((tf.reduce_sum(g) for g in given), 0.0)))
         good = self._note_failures(tests)
         for variable, old in saved:
             variable.assign(tf.where(good, variable.value, old))
@@ -98,13 +96,19 @@ class TensorFlowSteps:
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
         super().make_train_function(force=force)
-        self.train_function = self._raising(self.train_function)
+        self.train_function = self._raising(self.train_function, training=True)
 
     def make_test_function(self, force=False):
         if self.test_function is not None and not force:
             return
         super().make_test_function(force=force)
-        self.test_function = self._raising(self.test_function)
+        self.test_function = self._raising(self.test_function, training=False)
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        """Does nothing: all is built, and Keras would take a batch of a stream for it.
+
+        Under tf.distribute it also fails on batches whose shares differ in shape.
+        """
 
     @property
     def metrics(self):
@@ -118,7 +122,9 @@ class TensorFlowSteps:
 
     def _changed_by_forward(self):
         """Variables that a forward pass may assign."""
-        changed = list(self.likelihood.trainable_variables)  # Learned's first value
+        # Learned's first value; not `trainable_variables`, for it may be frozen.
+        likelihood = self.likelihood._flatten_layers()
+        changed = [v for layer in likelihood for v in layer._trainable_variables]
         for layer in self._flatten_layers():
             changed += layer._non_trainable_variables  # running averages, moments
         return changed
@@ -142,33 +148,42 @@ class TensorFlowSteps:
         self._failed.assign(tf.where(first, failures, before))
         return first & (failures == 0)
 
-    def _raising(self, function):
+    def _raising(self, function, training):
         def run(iterator):
             logs = function(iterator)
             failures = int(self._failed.numpy())
             if failures:
                 self._failed.assign(0)
-                self._raise(failures)
+                self._raise(failures, training)
             return logs
 
         return run
 
-    def _raise(self, failures):
-        names = [*self._IMPOSSIBLE_INPUT, *self._term_names, "loss", "gradient"]
+    def _raise(self, failures, training):
+        outside = "outside [0, 1]"
+        names = ["x", outside, *self._term_names, "loss", "gradient"]
         failed = [name for i, name in enumerate(names) if failures >> i & 1]
-        if impossible := [n for n in failed if n in self._IMPOSSIBLE_INPUT]:
+        if outside in failed:
             raise ValueError(
-                "The data are not what this likelihood takes: a batch of "
-                f"{' and '.join(impossible)}. Nothing of the model has changed at that "
-                "batch."
+                "`x` must lie in [0, 1] for this likelihood, and the model has not "
+                f"changed at this batch. Received: values of x {outside}"
             )
+        if not training:
+            raise ValueError(
+                "`x` must be finite. Received: values of x that are NaN or infinite"
+            )
+        advice = (
+            "Try a lower learning rate, `clipnorm` in the optimizer, a floor under the "
+            "variance (`floor` or `epsilon`), or mixed_bfloat16 in place of "
+            "mixed_float16."
+        )
+        if "x" in failed:
+            advice = "The cause is the data: clean them, or drop such examples."
         step = int(kvv_ops.concrete(self.optimizer.iterations))
         raise NonFiniteLossError(
-            f"Step {step} gave a value that is NaN or infinite. "
-            f"Received: non-finite {', '.join(failed)}. Weights, optimizer and running "
-            "averages are as they were before that step. Try a lower learning rate, "
-            "`clipnorm` in the optimizer, a floor under the variance (`floor` or "
-            "`epsilon`), or mixed_bfloat16 in place of mixed_float16."
+            f"Step {step} gave a value that is NaN or infinite. Weights, optimizer and "
+            f"running averages are as they were before that step. {advice} "
+            f"Received: non-finite {', '.join(failed)}"
         )
 
 

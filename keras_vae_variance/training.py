@@ -78,8 +78,8 @@ def fit_two_stage(
     variance = getattr(vae.likelihood, "variance_model", None)
     if not isinstance(variance, Predicted):
         raise ValueError(
-            "`vae` must be made with likelihoods.Gaussian(variances.Predicted(...)), so "
-            "that its decoder has a variance head from the start. "
+            "`vae` must be made with likelihoods.Gaussian(variances.Predicted(...)), "
+            "so that its decoder has a variance head from the start. "
             f"Received: vae.likelihood={vae.likelihood}, its variance={variance}"
         )
     epochs = _check_arguments(epochs, tolerance, floor_fraction)

@@ -1,6 +1,5 @@
 """The variational autoencoder: networks, posterior, prior, likelihood, regularizers."""
 
-import inspect
 import random
 
 import keras
@@ -195,7 +194,7 @@ class VAE(Fitting, TensorFlowSteps, keras.Model):
 
     def _forward(self, x, training, sample_weight=None):
         """Terms; their global means, with the loss and the diagnostics; the batch."""
-        x = self._prepare(x)
+        x = self.prepare(x)
 
         def decode(z):
             return self._decode(z, training)
@@ -214,12 +213,20 @@ class VAE(Fitting, TensorFlowSteps, keras.Model):
                     x, latent, decode=decode, training=training
                 )
             means = {name: _mean(batch, term) for name, term in terms.items()}
-            loss = means["reconstruction"] + sum(self.losses)
+            parts = (self.posterior, self.prior, self.likelihood)
+            for part in (*parts, *self.regularizers):
+                kvv_ops.note_added_losses(part)
+            loss = means["reconstruction"] + batch.added_loss() + self._weight_loss()
             for regularizer in self.regularizers:
                 loss = loss + regularizer.weight * means[regularizer.term]
             means["loss"] = loss
             means |= self._diagnostics(x, parameters, batch)
         return terms, means, batch
+
+    def _weight_loss(self):
+        """Sum of the `kernel_regularizer`s and the like of the networks."""
+        weights = [w for w in self.trainable_weights if w.regularizer is not None]
+        return sum(ops.cast(w.regularizer(w), "float32") for w in weights)
 
     def _diagnostics(self, x, parameters, batch):
         """Quantities for the logs, which never enter the objective."""
@@ -229,8 +236,20 @@ class VAE(Fitting, TensorFlowSteps, keras.Model):
         mse = kvv_ops.sum_event(ops.square(x - self.likelihood.mean(parameters)))
         return {"variance": _mean(batch, variance), "mse": _mean(batch, mse)}
 
-    def _prepare(self, x):
-        """Checks x, and makes it float32; the one place that scales uint8."""
+    def prepare(self, x):
+        """Checks `x` and makes it a float32 tensor; uint8 is divided by 255.
+
+        The one place that scales: every method of the model calls it on what it gets,
+        so that data need no preparation beforehand.
+
+        Args:
+            x: data, `(n, ...)`, uint8 or float.
+
+        Raises:
+            ValueError: on another shape, on NaN or infinite values, and on values
+                outside [0, 1] where the likelihood needs them inside.
+            TypeError: on integers other than uint8.
+        """
         if not data.is_array(x):
             x = np.asarray(x)
         data.check_images(x, self.event_shape, self.likelihood.unit_interval)
@@ -253,10 +272,10 @@ class VAE(Fitting, TensorFlowSteps, keras.Model):
         return {name: ops.cast(value, "float32") for name, value in outputs.items()}
 
     def _run(self, network, inputs, training):
-        # Networks of users may have no `training` argument.
-        if "training" in inspect.signature(network.call).parameters:
-            return network(inputs, training=training)
-        return network(inputs)
+        # A network without a `training` argument hands it on to its layers.
+        outputs = network(inputs, training=training)
+        kvv_ops.note_added_losses(network)
+        return outputs
 
     def _stage(self):
         """The stage of two-stage training, or None."""
@@ -267,7 +286,7 @@ class VAE(Fitting, TensorFlowSteps, keras.Model):
 
     def call(self, x, training=False):
         """The reconstruction of `x`: see `reconstruct`."""
-        latent = self._infer(self._prepare(x), training, False, None)
+        latent = self._infer(self.prepare(x), training, False, None)
         return self._distribution(self._decode(latent.mean, training))
 
     def _distribution(self, parameters):
@@ -392,7 +411,7 @@ class VAE(Fitting, TensorFlowSteps, keras.Model):
                 "A model with a deterministic posterior has no ELBO: its KL divergence "
                 f"is infinite. Received: posterior={self.posterior}"
             )
-        x = self._prepare(x)
+        x = self.prepare(x)
         latent = self.encode(x)
         shape = (num_samples, *latent.mean.shape)
         if shape[1] is None:
@@ -437,7 +456,7 @@ class VAE(Fitting, TensorFlowSteps, keras.Model):
         generator = keras.random.SeedGenerator(0)
 
         def take_in(x, weights):
-            x = self._prepare(x)
+            x = self.prepare(x)
             with kvv_ops.batch(x, weights):
                 latent = self._infer(x, False, True, generator)
                 parameters = self._decode(latent.sample)
@@ -467,7 +486,7 @@ class VAE(Fitting, TensorFlowSteps, keras.Model):
     def _chunked(self, function, inputs, prepare=True):
         """Applies `function` to parts of a bounded number of examples."""
         if prepare:
-            inputs = self._prepare(inputs)
+            inputs = self.prepare(inputs)
         first = inputs[0] if isinstance(inputs, tuple) else inputs
         if first.shape[0] is None or first.shape[0] <= _CHUNK:
             return function(inputs)
@@ -516,6 +535,8 @@ class VAE(Fitting, TensorFlowSteps, keras.Model):
             "regularizers": [serialize(r) for r in self.regularizers],
             "seed": self.seed,
             "name": self.name,
+            # By it, compile wraps the optimizer of a mixed_float16 model.
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
         }
 
     @classmethod
@@ -528,7 +549,10 @@ class VAE(Fitting, TensorFlowSteps, keras.Model):
         config["regularizers"] = [
             keras.saving.deserialize_keras_object(r) for r in config["regularizers"]
         ]
-        return cls(**config)
+        dtype_policy = keras.dtype_policies.get(config.pop("dtype", None))
+        model = cls(**config)
+        model.dtype_policy = dtype_policy
+        return model
 
     def export(
         self,

@@ -136,8 +136,7 @@ def _compiled(vae, batch):
             repeated = ops.broadcast_to(t, (samples, size, *t.shape[1:]))
             return ops.reshape(repeated, (-1, *t.shape[1:]))
 
-        scale = 255.0 if x.dtype == "uint8" else 1.0
-        x = rows(ops.cast(x, "float32") / scale)
+        x = rows(vae.prepare(x))
         latent = Latent(*(rows(t) for t in latent))
         noise = ops.reshape(noise, (-1, vae.latent_dim))
         z = latent.mean + ops.sqrt(latent.variance) * noise
@@ -160,4 +159,4 @@ def _compiled(vae, batch):
         Latent(*[codes] * 5),
         tf.TensorSpec((None, None, vae.latent_dim), tf.float32),
     ]
-    return tf.function(weigh, input_signature=signature)
+    return tf.function(weigh, input_signature=signature, autograph=False)

@@ -18,7 +18,8 @@ class GaussianMixture(Sampler):
     P0, Eq. 13; P1, Sec. 6. The fit is to draws and not to the posterior means, whose
     distribution is narrower than the aggregate posterior. scikit-learn fits, by
     expectation maximisation or by variational Bayes, of which the expected weights,
-    means and covariances are kept.
+    means and covariances are kept. Of a deterministic posterior the draws are the
+    codes themselves.
 
     Args:
         num_components: number of components; the papers have 10, 32, 100 and 500.

@@ -53,7 +53,7 @@ class Fixed(Variance):
         return self.predict(parameters)
 
     def predict(self, parameters):
-        return ops.convert_to_tensor(self.variance)
+        return ops.copy(self.variance)
 
     def get_config(self):
         return {**super().get_config(), "value": self.value}

@@ -93,7 +93,7 @@ class MaximumLikelihood(Variance):
         return variance
 
     def predict(self, parameters):
-        return ops.convert_to_tensor(self.running.value)
+        return ops.copy(self.running.value)
 
     def _estimate(self, squared_error):
         variance = ops.stop_gradient(squared_error)

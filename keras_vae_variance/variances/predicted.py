@@ -148,7 +148,7 @@ class Predicted(Variance):
     # Two stages (P0, Algorithm 1)
 
     def begin_stage1(self, stage1):
-        """Puts the global model `stage1` in the head's place, and forgets an earlier."""
+        """Puts the global model `stage1` in the place of the head, from its start."""
         first = self.stage1 is None
         # Layers are closed to new weights once built; this opens this one again.
         self._tracker.unlock()
