@@ -139,7 +139,7 @@ class Fitting:
                 "`x` must vary: a constant data set has no variance to learn. "
                 f"Received: {len(x)} examples of the one value {x.flat[0]}"
             )
-        statistics = [self.likelihood, *self.regularizers]
+        statistics = [self.likelihood, self.prior, *self.regularizers]
         if batch_size == 1 and any(part.batch_statistic for part in statistics):
             names = [type(p).__name__ for p in statistics if p.batch_statistic]
             raise ValueError(

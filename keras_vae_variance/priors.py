@@ -17,9 +17,11 @@ class Prior(keras.layers.Layer):
 
     Attributes:
         floating: whether the variance follows the posteriors of the batch.
+        batch_statistic: whether training takes a statistic of the batch.
     """
 
     floating = False
+    batch_statistic = False
 
     def __init__(self, **kwargs):
         super().__init__(dtype="float32", **kwargs)
@@ -89,6 +91,7 @@ class Floating(Prior):
     """
 
     floating = True
+    batch_statistic = True
 
     def __init__(self, decay=0.99, **kwargs):
         super().__init__(**kwargs)

@@ -103,35 +103,32 @@ def dense_encoder(*layers):
 
 
 def state(vae, random=True):
-    """Copies of all that a model and its optimizer remember, by name."""
+    """Copies of all that a model and its optimizer remember, with names."""
     variables = [*vae.weights, *vae.optimizer.variables]
     if random:
         variables += [generator.state for generator in vae._generators()]
-    return {
-        f"{i} {variable.path}": ops.convert_to_numpy(variable).copy()
-        for i, variable in enumerate(variables)
-    }
+    return [(v.path, ops.convert_to_numpy(v).copy()) for v in variables]
 
 
 def assert_same(actual, desired):
     """Asserts that two states are equal bit for bit."""
-    assert actual.keys() == desired.keys()
-    for name, value in desired.items():
-        np.testing.assert_array_equal(actual[name], value, err_msg=name)
+    assert len(actual) == len(desired) > 0
+    for (_, a), (name, b) in zip(actual, desired, strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b, err_msg=name)
 
 
 def assert_close(actual, desired, atol=1e-6, rtol=1e-5):
     """Asserts that two states are equal up to rounding."""
-    assert list(actual) == list(desired)
-    for name, value in desired.items():
-        np.testing.assert_allclose(
-            actual[name], value, atol=atol, rtol=rtol, err_msg=name
-        )
+    assert len(actual) == len(desired) > 0
+    for (_, a), (name, b) in zip(actual, desired, strict=True):
+        np.testing.assert_allclose(a, b, atol=atol, rtol=rtol, err_msg=name)
 
 
 def changed(before, after):
     """Names of what differs between two states."""
-    return {name for name in before if not np.array_equal(before[name], after[name])}
+    pairs = zip(before, after, strict=True)
+    return {name for (name, a), (_, b) in pairs if not np.array_equal(a, b)}
 
 
 def run_worker(task, *arguments, timeout=300):
