@@ -173,7 +173,10 @@ def evaluate(vae, x_train, x_test, options):
 def print_table(numbers, options):
     paper = PAPER.get(options.dataset, {})
     stage1, stage2 = numbers["stage1"], numbers["stage2"]
-    print(f"\n{options.dataset}: {options.test_images} test images, {options.weights}")
+    print(
+        f"\n{options.dataset}: nats on {options.test_images} test images, "
+        f"{options.weights} importance weights"
+    )
     print(f"  v_dataset, learned in stage 1    {numbers['v_dataset']:.5f}")
     print(f"  its closed form, Eq. 10          {stage1['closed_form_variance']:.5f}")
     for name, stage in (("stage1", stage1), ("stage2", stage2)):

@@ -174,8 +174,11 @@ class Use:
 # A part inside of a VAE
 
 
-def vae_with(cls, arguments, event=EVENT, hidden=(5,)):
-    """A small VAE with a new part in its place; the same one at every call."""
+def vae_with(cls, arguments, event=EVENT):
+    """A small VAE with a new part in its place; the same one at every call.
+
+    Its networks are linear: nothing is dead from the start, and the loss is smooth.
+    """
     keras.utils.set_random_seed(0)
     part = make(cls, arguments)
     places = {
@@ -198,7 +201,7 @@ def vae_with(cls, arguments, event=EVENT, hidden=(5,)):
         places["posterior"] = posteriors.ConstantGaussian(L)
         places["prior"] = priors.Floating()
         places["regularizers"] = [part]
-    networks = kvv.backbones.mlp(event, L, places["likelihood"], hidden=hidden)
+    networks = kvv.backbones.mlp(event, L, places["likelihood"], hidden=())
     return kvv.VAE(*networks, seed=0, **places)
 
 

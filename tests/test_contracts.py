@@ -177,7 +177,7 @@ def loss(vae, x, weights=None):
 @each_part
 def test_gradient(cls, arguments):
     """Every weight has one, and together they are the slope of the loss."""
-    vae = vae_with(cls, arguments, hidden=())  # a smooth loss, without ReLUs
+    vae = vae_with(cls, arguments)
     use = Use(cls, arguments)
     vae.objective(use.data(8, seed=1)["x"], training=True)
     variables = vae.trainable_variables

@@ -321,23 +321,19 @@ def test_csv_logger(tmp_path):
 # Options of compile and of the optimizer
 
 
-def trained(compile=None, optimizer=None, epochs=2, **arguments):
-    """State and history after training with noise on 5 batches, the last one short."""
+def trained(compile=None, posterior=kvv.posteriors.DiagonalGaussian):
+    """State and history of two epochs of 5 batches, the last one short."""
     vae = compiled(
-        optimizer or keras.optimizers.Adam(1e-3),
+        keras.optimizers.SGD(1e-4),
         variance=kvv.variances.Learned,
+        posterior=posterior,
         compile=compile,
-        **arguments,
     )
     history = vae.fit(
-        images(18), batch_size=4, epochs=epochs, verbose=0, validation_split=0.1
+        images(20), batch_size=4, epochs=2, verbose=0, validation_split=0.1
     ).history
+    assert changed_weights(vae)
     return tiny.state(vae), history
-
-
-@pytest.fixture(scope="module")
-def plain():
-    return trained()
 
 
 @pytest.mark.parametrize(
@@ -349,11 +345,16 @@ def plain():
     ],
     ids=str,
 )
-def test_options_of_compile_change_no_result(plain, options):
-    weights, history = trained(compile=options)
-    tiny.assert_close(weights, plain[0], atol=1e-5, rtol=1e-4)
-    for name, values in plain[1].items():
-        assert history[name] == pytest.approx(values, rel=1e-4), name
+def test_options_of_compile_change_no_result(options):
+    # XLA has random numbers of its own.
+    posterior = kvv.posteriors.DiagonalGaussian
+    if "jit_compile" in options:
+        posterior = tiny.NoiselessDiagonal
+    expected, expected_history = trained(posterior=posterior)
+    weights, history = trained(options, posterior)
+    tiny.assert_close(weights, expected)
+    for name, values in expected_history.items():
+        assert history[name] == pytest.approx(values, rel=1e-5), name
 
 
 def test_gradient_accumulation_equals_a_batch_of_both():
@@ -397,7 +398,7 @@ def test_mixed_precision_trains(policy):
         assert keras.backend.standardize_dtype(term.dtype) == "float32"
     assert {weight.dtype for weight in vae.trainable_weights} == {"float32"}
     history = vae.fit(x, batch_size=8, epochs=8, verbose=0).history
-    assert history["loss"][-1] < history["loss"][0] - 5
+    assert history["loss"][-1] < history["loss"][0] - 1
     assert set(vae.predict(x, verbose=0)) == {"mean", "variance"}
 
 
@@ -593,7 +594,7 @@ def test_other_forms_of_arrays_and_evaluate_on_streams():
         (x.astype("float64"), None, w),
     ]:
         assert vae.evaluate(given, verbose=0) == pytest.approx(expected, rel=1e-5)
-    batches = [(x[:5], None, w[:5]), (x[5:], None, w[5:])]
+    batches = [(x[:5], w[:5], w[:5]), (x[5:], w[5:], w[5:])]
     stream = Batches(batches)
     assert vae.evaluate(stream, verbose=0) == pytest.approx(expected, rel=1e-5)
     generator = (batch for batch in [x[:5], x[5:]])

@@ -69,7 +69,9 @@ def test_gaussian_kl_shares_what_has_a_leading_one():
     mean, variance = extremes(np.random.default_rng(0))
     zeros, ones = np.zeros((1, 6), "float32"), np.ones((1, 6), "float32")
     shared = ops.gaussian_kl(mean, variance[:1], zeros, ones)
-    every = ops.gaussian_kl(mean, np.repeat(variance[:1], 40, 0), 0 * mean, 0 * mean + 1)
+    every = ops.gaussian_kl(
+        mean, np.repeat(variance[:1], 40, 0), 0 * mean, 0 * mean + 1
+    )
     assert shared.shape == (40,)
     np.testing.assert_allclose(shared, every, rtol=1e-6)
 

@@ -28,9 +28,9 @@ def test_image_rows_have_an_axes_each_and_one_colour_bar(images, tmp_path):
     figure = plots.image_rows(rows, title="A title")
     assert labels(figure) == ["data", "one", "two", "standard deviation"]
     assert figure.get_suptitle() == "A title"
-    # One scale for both rows, from 0 to the largest of either.
+    # One scale for both rows, from the lowest of either to the highest.
     for row in (1, 2):
-        assert figure.axes[row].images[0].get_clim() == (0.0, (x / 2).max())
+        assert figure.axes[row].images[0].get_clim() == ((x / 4).min(), (x / 2).max())
     assert is_png(figure, tmp_path / "rows.png")
 
 
@@ -46,6 +46,12 @@ def test_image_rows_tile_the_images_in_their_order(images):
 
 def test_image_rows_without_stddev_have_no_colour_bar(images):
     assert len(plots.image_rows([("data", images, "image")]).axes) == 1
+
+
+def test_equal_stddev_has_a_scale_from_zero(images):
+    stddev = np.full_like(images, 0.3) + 1e-7 * images
+    figure = plots.image_rows([("stddev", stddev, "stddev")])
+    assert figure.axes[0].images[0].get_clim() == (0.0, stddev.max())
 
 
 def test_colours_of_three_channels_and_clipping():

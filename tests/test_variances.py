@@ -389,7 +389,9 @@ def test_the_rate_is_that_of_the_log_variance():
 @pytest.mark.parametrize("name", ["initial", "rate"])
 @pytest.mark.parametrize("value", [0, -1.0, math.inf, math.nan, "1"])
 def test_wrong_learned_arguments(name, value):
-    with pytest.raises(ValueError, match=f"`{name}` must be a positive.*Received: {name}"):
+    with pytest.raises(
+        ValueError, match=f"`{name}` must be a positive.*Received: {name}"
+    ):
         Learned(**{name: value})
 
 
@@ -487,7 +489,9 @@ def test_bias_of_the_bounds():
 )
 def test_head(event, arguments, shape):
     variance = built(Predicted(floor=0.1, **arguments), event)
-    assert variance.heads(event) == {"raw_variance": kvv.types.Head(shape, None, "variance")}
+    assert variance.heads(event) == {
+        "raw_variance": kvv.types.Head(shape, None, "variance")
+    }
     raw = np.random.default_rng(0).normal(size=(5, *shape)).astype("float32")
     v = variance(np.ones((5, *event), "float32"), {"raw_variance": raw}, training=True)
     assert v.shape == raw.shape

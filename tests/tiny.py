@@ -8,7 +8,6 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from keras import ops
 
 import keras_vae_variance as kvv
 
@@ -107,7 +106,7 @@ def state(vae, random=True):
     variables = [*vae.weights, *vae.optimizer.variables]
     if random:
         variables += [generator.state for generator in vae._generators()]
-    return [(v.path, ops.convert_to_numpy(v).copy()) for v in variables]
+    return [(v.path, v.value.numpy()) for v in variables]
 
 
 def assert_same(actual, desired):

@@ -62,6 +62,8 @@ def depth_to_space(input_shape, latent_dim, likelihood, mean_activation="sigmoid
             dimension or a likelihood that cannot be used.
 
     Example:
+        >>> import numpy as np
+        >>> import keras_vae_variance as kvv
         >>> likelihood = kvv.likelihoods.Gaussian(kvv.variances.Predicted())
         >>> encoder, decoder = kvv.backbones.depth_to_space((28, 28, 1), 16, likelihood)
         >>> encoder.output_shape

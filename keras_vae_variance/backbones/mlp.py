@@ -42,6 +42,8 @@ def mlp(
         ValueError: for a shape, a latent dimension or a likelihood that cannot be used.
 
     Example:
+        >>> import numpy as np
+        >>> import keras_vae_variance as kvv
         >>> likelihood = kvv.likelihoods.Gaussian(kvv.variances.Predicted())
         >>> encoder, decoder = kvv.backbones.mlp((28, 28, 1), 2, likelihood)
         >>> encoder.output_shape

@@ -3,8 +3,8 @@
 Each function returns a `matplotlib.figure.Figure`; `figure.savefig("name.png")` writes
 it. Images are grey where they have one channel and RGB where they have three, clipped
 to [0, 1]. Standard deviations are in the units of the pixels, on one colour scale a
-figure that begins at 0. The colours (viridis, blue and vermilion) and the line styles
-stay apart in grey print and for the colour-blind.
+figure, from the lowest to the highest of them. The colours (viridis, blue and
+vermilion) and the line styles stay apart in grey print and for the colour-blind.
 """
 
 from .curves import history, latent_density

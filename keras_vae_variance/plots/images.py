@@ -214,25 +214,35 @@ def _draw_rows(rows, columns, title):
         layout="compressed",
     )
     every_axes = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
-    highest = max((i.max() for _, i, kind in rows if kind == "stddev"), default=None)
-    stddev_axes, image = [], None
+    lowest, highest = _colour_limits([i for _, i, kind in rows if kind == "stddev"])
+    image = None  # of the last row of standard deviations
     for axes, (label, images, kind) in zip(every_axes, rows, strict=True):
         canvas = _side_by_side(images, columns)
         if kind == "stddev":
-            image = axes.imshow(canvas, cmap="viridis", vmin=0.0, vmax=highest)
-            stddev_axes.append(axes)
+            image = axes.imshow(canvas, cmap="viridis", vmin=lowest, vmax=highest)
         else:
             axes.imshow(canvas, cmap="gray", vmin=0.0, vmax=1.0)
         axes.set_ylabel(label, rotation=0, ha="right", va="center")
         axes.set_xticks([])
         axes.set_yticks([])
         axes.spines[:].set_visible(False)
-    if stddev_axes:
+    if image is not None:
         figure.colorbar(
             image, ax=list(every_axes), label="standard deviation", pad=0.01
         )
     figure.suptitle(title)
     return figure
+
+
+def _colour_limits(arrays):
+    """The colour scale that all standard deviations of a figure share."""
+    if not arrays:
+        return None, None
+    lowest = min(array.min() for array in arrays)
+    highest = max(array.max() for array in arrays)
+    # From the lowest, since a floor under the variance can be most of it; from 0 where
+    # they are all but equal, so that no rounding error is spread over the colours.
+    return (lowest if lowest < 0.9 * highest else 0.0), highest
 
 
 def _side_by_side(images, columns):

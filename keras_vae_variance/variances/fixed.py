@@ -28,7 +28,7 @@ class Fixed(Variance):
 
     >>> import keras_vae_variance as kvv
     >>> variance = kvv.variances.Fixed(0.5)
-    >>> float(variance(0.0, {}))
+    >>> float(variance.predict({}))
     0.5
     """
 
