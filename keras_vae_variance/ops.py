@@ -205,7 +205,8 @@ def concrete(variable):
     import tensorflow as tf
 
     with tf.init_scope():
-        return np.asarray(variable.value.numpy())
+        # With gradient accumulation an optimizer's `iterations` is a tensor.
+        return np.asarray(getattr(variable, "value", variable).numpy())
 
 
 # --------------------------------------------------------------------------------------

@@ -63,7 +63,7 @@ def history(history, stage1_epochs=None, title=None):
             axes.set_yscale("log")
         axes.set_ylabel("variance" if name == "variance" else f"{name} (nats)")
         axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     figure.axes[0].legend(frameon=False, fontsize="small")
     figure.suptitle(title)
     return figure
