@@ -153,7 +153,8 @@ class IsotropicGaussian(Posterior):
         )
 
     def _variance(self, features):
-        return ops.exp(self.log_variance) * ops.ones((1, self.latent_dim))
+        ones = ops.ones((1, self.latent_dim), dtype="float32")
+        return ops.exp(self.log_variance) * ones
 
 
 @keras.saving.register_keras_serializable(package="keras_vae_variance")

@@ -61,7 +61,7 @@ class StandardNormal(Prior):
 
     def call(self, mean, variance, training=False):
         shape = (1, mean.shape[-1])
-        return ops.zeros(shape), ops.ones(shape)
+        return ops.zeros(shape, "float32"), ops.ones(shape, "float32")
 
 
 @keras.saving.register_keras_serializable(package="keras_vae_variance")
@@ -102,7 +102,7 @@ class Floating(Prior):
         kvv_ops.build_once(self.running, (1, mean_shape[-1]))
 
     def call(self, mean, variance, training=False):
-        zeros = ops.zeros((1, mean.shape[-1]))
+        zeros = ops.zeros((1, mean.shape[-1]), dtype="float32")
         if not training:
             return zeros, ops.copy(self.running.value)
         batch = kvv_ops.batch_of(mean)

@@ -466,9 +466,14 @@ class VAE(Fitting, TensorFlowSteps, keras.Model):
             for average in averages:
                 average.reset()
                 average.exact = True
-            if averages:
-                for part, weights in data.batches(x, batch_size):
-                    take_in(part, weights)
+            empty = bool(averages)
+            for part, weights in data.batches(x, batch_size) if averages else ():
+                take_in(part, weights)
+                empty = False
+            if empty:
+                raise ValueError(
+                    "`x` must hold at least one example. Received: data without any"
+                )
         except BaseException:
             for average, values in zip(averages, before, strict=True):
                 for variable, value in zip(average.variables, values, strict=True):

@@ -146,12 +146,16 @@ class Use:
     def __call__(self, data, training=False):
         data = {name: ops.convert_to_tensor(array) for name, array in data.items()}
         part, mean = self.part, data["z_mean"]
+        shared = ops.full((1, L), 0.5)
+        standard = 0.0 * shared, 0.0 * shared + 1.0
+        latent = kvv.types.Latent(mean + 0.1, mean, shared, *standard)
         if isinstance(part, variances.Variance):
-            v = part(ops.square(data["x"] - data["mean"]), data, training=training)
+            r2 = ops.square(data["x"] - data["mean"])
+            v = part(r2, data, latent, training=training)
             return {"variance": v, "predicted": part.predict(data)}
         if isinstance(part, likelihoods.Likelihood):
             return {
-                "nll": part(data["x"], data, training=training),
+                "nll": part(data["x"], data, latent, training=training),
                 "mean": part.mean(data),
                 "variance": part.variance(data),
                 "sample": part.sample(data, seed=1),
@@ -160,7 +164,6 @@ class Use:
             mean, variance = part(data["features"])
             sample = part.sample(mean, variance, seed=1)
             return {"mean": mean, "variance": variance, "sample": sample}
-        shared = ops.full((1, L), 0.5)
         if isinstance(part, priors.Prior):
             result = part(mean, shared, training=training)
             return dict(zip(("mean", "variance"), result, strict=True))

@@ -1,5 +1,6 @@
 """What every exported variance, likelihood, posterior, prior and regularizer keeps."""
 
+import contextlib
 import inspect
 import json
 
@@ -78,19 +79,30 @@ def test_shapes(cls, arguments):
                 check_shapes(use, use(use.data(n), training=training), n)
 
 
+@contextlib.contextmanager
+def precision(name):
+    """A dtype policy, or for a plain float type Keras's default for all of it."""
+    policy, floatx = keras.config.dtype_policy(), keras.config.floatx()
+    if name.startswith("float"):
+        keras.config.set_floatx(name)
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_floatx(floatx)
+        keras.config.set_dtype_policy(policy)
+
+
+@pytest.mark.parametrize("types", ["mixed_float16", "float64"])
 @each_part
-def test_float32_under_mixed_precision(cls, arguments):
-    """Not a bit of the result comes from half precision."""
+def test_float32_under_any_precision(cls, arguments, types):
+    """Not a bit of the result comes from another type."""
     plain = Use(cls, arguments)
     expected = [plain(plain.data(5), training) for training in (True, False)]
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("mixed_float16")
-    try:
+    with precision(types):
         mixed = Use(cls, arguments)
         outputs = [mixed(mixed.data(5), training) for training in (True, False)]
         objective = vae_with(cls, arguments).objective(plain.data(5)["x"])
-    finally:
-        keras.config.set_dtype_policy(before)
     assert {v.dtype for v in mixed.part.trainable_variables} <= {"float32"}
     for actual, wanted in zip(outputs, expected, strict=True):
         for name, value in actual.items():
@@ -255,7 +267,7 @@ def test_order_of_the_examples(cls, arguments):
                 per_example = value.shape.rank and value.shape[0] == 5
                 value = value.numpy()
                 close(actual[name], value[order] if per_example else value)
-    for one, other in zip(state(first.variables), state(second.variables)):
+    for one, other in zip(state(first.variables), state(second.variables), strict=True):
         close(one, other)
 
 

@@ -11,7 +11,7 @@ from contracts import EVENT, Use, cases, make
 import keras_vae_variance as kvv
 from keras_vae_variance import ops as kvv_ops
 from keras_vae_variance.likelihoods import Bernoulli, Gaussian
-from keras_vae_variance.variances import Fixed, Learned, MaximumLikelihood, Predicted
+from keras_vae_variance.variances import Fixed, MaximumLikelihood, Predicted
 
 D = 24
 each_likelihood = pytest.mark.parametrize("cls, arguments", cases(kvv.likelihoods))

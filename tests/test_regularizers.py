@@ -79,7 +79,10 @@ def test_kl_is_the_mean_log_ratio_of_draws():
 @pytest.mark.parametrize("weights", [None, [1.0, 0.0, 2.0, 0.5, 1.0, 3.0]])
 def test_bilbo_is_the_mean_kl_to_the_floating_prior(s2, weights):
     """With a constant variance, in value and in gradient (P4, Section 4.3)."""
-    mean, log_s2 = tf.Variable(means(6)), tf.Variable(np.log([[s2, 2 * s2]]), tf.float32)
+    mean, log_s2 = (
+        tf.Variable(means(6)),
+        tf.Variable(np.log([[s2, 2 * s2]]), tf.float32),
+    )
     results = []
     for regularizer in (BILBO(), KL()):
         with tf.GradientTape() as tape, kvv_ops.batch(mean, weights) as batch:

@@ -315,7 +315,7 @@ def test_learned_from_a_given_variance(per_pixel, initial, rate):
 
 
 def train(variance, scale, steps, learning_rate=5e-4):
-    """Adam on the Gaussian nll of noise of variance `scale`; every parameter on the way.
+    """Adam on the nll of noise of variance `scale`; the parameter after each step.
 
     Batches of 64 examples of 16 pixels.
     """

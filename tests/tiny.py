@@ -8,6 +8,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+from keras import ops
 
 import keras_vae_variance as kvv
 
@@ -53,6 +54,15 @@ class PlainDecoder(keras.Model):
 
     def call(self, z):
         return self.reshape(self.dense(z))
+
+
+@keras.saving.register_keras_serializable(package="kvv_tests")
+class MeanPenalty(keras.layers.Layer):
+    """Adds half the mean square of what passes through to the loss."""
+
+    def call(self, x):
+        self.add_loss(0.5 * ops.mean(ops.square(x)))
+        return x
 
 
 def fixed():

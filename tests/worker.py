@@ -1,20 +1,22 @@
 """What tests run in a process of its own: `python worker.py TASK ARGUMENTS`."""
 
+import contextlib
 import hashlib
 import json
 import sys
 
 import keras
+import numpy as np
 import tensorflow as tf
 import tiny
 
 import keras_vae_variance as kvv
 
 
-def digest(vae):
+def digest(vae, random=True):
     """A hash of weights, optimizer and random state."""
     sums = hashlib.sha256()
-    for _, value in tiny.state(vae):
+    for _, value in tiny.state(vae, random):
         sums.update(f"{value.dtype} {value.shape}".encode())
         sums.update(value.tobytes())
     return sums.hexdigest()
@@ -48,7 +50,8 @@ def resume(path):
         return tiny.compiled(
             keras.optimizers.Adam(1e-2),
             variance=kvv.variances.Learned,
-            encoder=lambda: tiny.dense_encoder(keras.layers.BatchNormalization()),
+            encoder=random_encoder,
+            compile=EAGER,
             **arguments,
         )
 
@@ -83,8 +86,264 @@ def resume(path):
         digests["interrupted"] = digest(vae)
     # Other initial weights: all must come from the backup.
     digests["backup"] = fit(start(weights=9), 4, callbacks=[backup()])
+    write(digests, path)
+
+
+# --------------------------------------------------------------------------------------
+# Models that are saved, and loaded in another process
+
+
+def mixed_float16():
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        return tiny.compiled(keras.optimizers.Adam(1e-2), compile=EAGER)
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+def stage1():
+    vae = model(variance=kvv.variances.Predicted)
+    vae.likelihood.variance_model.begin_stage1(kvv.variances.Learned())
+    return vae
+
+
+def stage2():
+    vae = stage1()
+    vae.likelihood.variance_model.begin_stage2(0.5)
+    return vae
+
+
+def model(compile=None, **arguments):
+    optimizer = keras.optimizers.Adam(1e-2)
+    return tiny.compiled(optimizer, compile=compile or EAGER, **arguments)
+
+
+def maximum_likelihood(**arguments):
+    return model(variance=lambda: kvv.variances.MaximumLikelihood(**arguments))
+
+
+def random_encoder():
+    return tiny.dense_encoder(
+        keras.layers.BatchNormalization(), keras.layers.Dropout(0.5)
+    )
+
+
+def bilbo():
+    return model(
+        posterior=kvv.posteriors.ConstantGaussian,
+        prior=kvv.priors.Floating,
+        regularizers=lambda: [kvv.regularizers.BILBO(0.5)],
+    )
+
+
+EAGER = {"run_eagerly": True}
+SAVED = {
+    "fixed": model,
+    "in a graph": lambda: model(compile={"steps_per_execution": 2}),
+    "learned": lambda: model(variance=kvv.variances.Learned),
+    "iso_i": maximum_likelihood,
+    "diag_i": lambda: maximum_likelihood(per_pixel=True),
+    "iso_d": lambda: maximum_likelihood(per_example=True),
+    "diag_d": lambda: maximum_likelihood(per_pixel=True, per_example=True),
+    "predicted": lambda: model(variance=kvv.variances.Predicted),
+    "stage 1": stage1,
+    "stage 2": stage2,
+    "bilbo": bilbo,
+    "bernoulli": lambda: model(likelihood=kvv.likelihoods.Bernoulli),
+    "isotropic": lambda: model(posterior=kvv.posteriors.IsotropicGaussian),
+    "own decoder": lambda: model(decoder=tiny.PlainDecoder),
+    "random layers": lambda: model(encoder=random_encoder),
+    "mixed_float16": mixed_float16,
+}
+
+
+def record(vae, x):
+    """What a model is, and how its training goes on."""
+    optimizer = getattr(vae.optimizer, "inner_optimizer", vae.optimizer)
+    now = {
+        "optimizers": [type(vae.optimizer).__name__, type(optimizer).__name__],
+        "iterations": int(optimizer.iterations.numpy()),
+        "state": digest(vae),
+        "evaluation": vae.evaluate(x[:5], verbose=0),
+        "predictions": [float(v.sum()) for v in vae.predict(x, verbose=0).values()],
+    }
+    history = vae.fit(x, batch_size=8, epochs=2, initial_epoch=1, verbose=0).history
+    return {**now, "history": history, "state afterwards": digest(vae)}
+
+
+def save(folder):
+    keras.utils.set_random_seed(0)
+    tf.config.experimental.enable_op_determinism()
+    records = {}
+    for name, build in SAVED.items():
+        vae = build()
+        x = tiny.images(20)
+        vae.fit(x, batch_size=8, verbose=0)
+        vae.save(f"{folder}/{name}.keras")
+        records[name] = record(vae, x)
+    write(records, f"{folder}/saved.json")
+
+
+def load(folder):
+    keras.utils.set_random_seed(1)
+    tf.config.experimental.enable_op_determinism()
+    records = {}
+    for name in SAVED:
+        vae = keras.saving.load_model(f"{folder}/{name}.keras")
+        records[name] = record(vae, tiny.images(20))
+    write(records, f"{folder}/loaded.json")
+
+
+# --------------------------------------------------------------------------------------
+# Two replicas
+
+
+def penalized_encoder():
+    return tiny.dense_encoder(
+        tiny.MeanPenalty(), keras.layers.Dense(4, kernel_regularizer="l2")
+    )
+
+
+def normalized_encoder():
+    # Without it the moments would be those of each replica's share.
+    return tiny.dense_encoder(keras.layers.BatchNormalization(synchronized=True))
+
+
+REPLICATED = {
+    "iso_i": {"variance": kvv.variances.MaximumLikelihood},
+    "diag_i": {
+        "variance": lambda: kvv.variances.MaximumLikelihood(per_pixel=True),
+    },
+    "iso_d": {
+        "variance": lambda: kvv.variances.MaximumLikelihood(per_example=True),
+    },
+    "learned": {
+        "variance": kvv.variances.Learned,
+        "encoder": normalized_encoder,
+    },
+    "bilbo": {
+        "posterior": tiny.Noiseless,
+        "prior": kvv.priors.Floating,
+        "regularizers": lambda: [kvv.regularizers.BILBO()],
+    },
+    "losses of networks": {"encoder": penalized_encoder},
+}
+
+
+def distribute(path):
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    devices = [tf.config.LogicalDeviceConfiguration()] * 2
+    tf.config.set_logical_device_configuration(cpu, devices)
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    assert strategy.num_replicas_in_sync == 2
+    results = {
+        "fits": {
+            name: [
+                replicated_fit(scope, name, arguments)
+                for scope in (contextlib.nullcontext(), strategy.scope())
+            ]
+            for name, arguments in REPLICATED.items()
+        },
+        "draws": replicated_draws(strategy),
+        "gate": replicated_gate(strategy),
+    }
+    write(results, path)
+
+
+def replicated_fit(scope, name, arguments):
+    """Training on batches of 5, 5 and 1: shares of 3 and 2, and of 1 and none."""
+    x, weights = tiny.images(11), np.arange(11) % 3 + 1.0
+    if name == "iso_d":
+        x = np.round(255 * x).astype("uint8")
+    with scope:
+        vae = tiny.compiled(
+            keras.optimizers.SGD(1e-3, momentum=0.5),
+            compile={"run_eagerly": not tf.distribute.has_strategy()},
+            **{"posterior": tiny.NoiselessDiagonal, **arguments},
+        )
+    start = [weight.tolist() for weight in vae.get_weights()]
+    arguments = {}
+    if name == "iso_i":
+        arguments["sample_weight"] = weights
+    if name in ("iso_i", "bilbo"):
+        arguments |= {"validation_data": x[:5], "validation_batch_size": 4}
+    history = vae.fit(x, batch_size=5, epochs=2, verbose=0, **arguments).history
+    predictions = 0.0
+    if name == "iso_d":
+        predictions = vae.predict(x, batch_size=5, verbose=0)["mean"].tolist()
+    return {
+        "start": start,
+        "weights": [[w.path, w.value.numpy().tolist()] for w in vae.weights],
+        "momenta": [v.value.numpy().tolist() for v in vae.optimizer.variables],
+        "drift": max(drift(vae)),
+        "history": history,
+        "predictions": predictions,
+    }
+
+
+def drift(vae):
+    """How far the replicas' copies of each variable are apart."""
+    for variable in vae.weights:
+        copies = getattr(variable.value, "values", (variable.value,))
+        yield float(np.ptp([copy.numpy() for copy in copies], axis=0).max())
+
+
+def replicated_draws(strategy):
+    """Terms of equal data on both replicas, which differ in the noise alone."""
+    with strategy.scope():
+        vae = tiny.make()
+    x = tiny.images(3)
+
+    @tf.function
+    def terms():
+        def step():
+            # An unweighted objective needs no other replica's data.
+            return vae.objective(x)
+
+        return strategy.run(step)
+
+    draws = {}
+    for _ in range(2):
+        for name, values in terms().items():
+            for value in strategy.experimental_local_results(values):
+                draws.setdefault(name, []).append(value.numpy().tolist())
+    return draws
+
+
+def replicated_gate(strategy):
+    """Non-finite data on the second replica alone."""
+
+    def start():
+        with strategy.scope():
+            vae = tiny.compiled(
+                keras.optimizers.Adam(1e-2),
+                variance=kvv.variances.Learned,
+                posterior=tiny.NoiselessDiagonal,
+            )
+        return vae
+
+    def stream(*batches):
+        return tf.data.Dataset.from_tensor_slices(np.concatenate(batches)).batch(4)
+
+    good, bad = tiny.images(4), tiny.images(4, seed=1)
+    bad[3, 0, 0, 0] = np.nan
+    vae, other = start(), start()
+    result = {}
+    try:
+        vae.fit(stream(good, bad, good), verbose=0)
+    except kvv.NonFiniteLossError as error:
+        result["error"] = str(error)
+    other.fit(stream(good), verbose=0)
+    result["states"] = [digest(vae, random=False), digest(other, random=False)]
+    result["drift"] = max(drift(vae))
+    result["losses"] = vae.fit(stream(good, good), verbose=0).history["loss"]
+    result["afterwards"] = digest(vae, random=False)
+    return result
+
+
+def write(value, path):
     with open(path, "w") as file:
-        json.dump(digests, file)
+        json.dump(value, file)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,9 @@ class Bernoulli(Likelihood):
 
     def sample(self, parameters, seed=None):
         mean = self.mean(parameters)
-        noise = keras.random.uniform(ops.shape(mean), seed=kvv_ops.as_seed(seed))
+        noise = keras.random.uniform(
+            ops.shape(mean), dtype="float32", seed=kvv_ops.as_seed(seed)
+        )
         return ops.cast(noise < mean, "float32")
 
     def get_config(self):

@@ -32,7 +32,9 @@ class Learned(Variance):
     Args:
         per_pixel: one variance for each scalar of `x` instead of one for all.
         initial: the variance to start from, or None for the mean squared error of the
-            first training batch. Until then the variance is 1.
+            first training batch. Until then the variance is 1. Rather too large than
+            too small: gradients are `mse / v` times as large below the optimum, and
+            Adam's steps stay small for long after them.
         rate: how far the log variance moves for each unit of its parameter. `initial=1`
             and `rate=1` are the papers' plain parameter.
 

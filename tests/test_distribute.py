@@ -1,0 +1,69 @@
+"""Two replicas under `tf.distribute` train as one device does."""
+
+import numpy as np
+import pytest
+import tiny
+import worker
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """What a process with two logical devices found: see `worker.distribute`."""
+    path = tmp_path_factory.mktemp("distribute") / "results.json"
+    tiny.run_worker("distribute", path)
+    return tiny.read_json(path)
+
+
+@pytest.mark.parametrize("case", worker.REPLICATED)
+def test_two_replicas_equal_one(results, case):
+    one, two = results["fits"][case]
+    for actual, desired in zip(two["start"], one["start"], strict=True):
+        np.testing.assert_array_equal(actual, desired)
+    moved = 0
+    for (_, actual), (name, desired), start in zip(
+        two["weights"], one["weights"], one["start"], strict=True
+    ):
+        np.testing.assert_allclose(actual, desired, atol=1e-6, rtol=1e-5, err_msg=name)
+        moved += not np.array_equal(desired, start)
+    # All but constants, such as a regularizer's weight.
+    assert moved >= len(one["start"]) - 2
+    for actual, desired in zip(two["momenta"], one["momenta"], strict=True):
+        np.testing.assert_allclose(actual, desired, atol=1e-5, rtol=1e-4)
+    assert two["history"].keys() == one["history"].keys()
+    for name, values in one["history"].items():
+        assert two["history"][name] == pytest.approx(values, rel=1e-5, abs=3e-5), name
+    np.testing.assert_allclose(two["predictions"], one["predictions"], atol=1e-6)
+
+
+@pytest.mark.parametrize("case", worker.REPLICATED)
+def test_replicas_hold_equal_copies(results, case):
+    assert results["fits"][case][1]["drift"] == 0.0
+
+
+def test_statistics_and_starts_were_reached(results):
+    def ends_with(case, name):
+        weights = results["fits"][case][1]["weights"]
+        return [value for path, value in weights if path.endswith(name)][0]
+
+    for case in ("iso_i", "diag_i", "iso_d", "bilbo"):
+        value = np.array(ends_with(case, "running/value"))
+        assert (value > 0).all() and (value != 1).all()
+    assert ends_with("learned", "started") == 1.0
+
+
+def test_noise_differs_between_replicas_and_steps(results):
+    draws = results["draws"]
+    first, second, third, fourth = map(tuple, draws["reconstruction"])
+    assert len({first, second, third, fourth}) == 4
+    # The rest is equal.
+    assert all(values == draws["kl"][0] for values in draws["kl"])
+
+
+def test_non_finite_data_on_one_replica_change_nothing_on_any(results):
+    gate = results["gate"]
+    assert "Step 1 " in gate["error"] and "non-finite x, recon" in gate["error"]
+    assert gate["states"][0] == gate["states"][1] != gate["afterwards"]
+    assert gate["drift"] == 0.0
+    assert np.isfinite(gate["losses"]).all()
