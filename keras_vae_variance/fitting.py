@@ -84,7 +84,15 @@ class Fitting:
             validation_freq=validation_freq,
         )
 
-    def evaluate(self, x=None, y=None, batch_size=None, sample_weight=None, **kwargs):
+    def evaluate(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        verbose="auto",
+        sample_weight=None,
+        **kwargs,
+    ):
         """The terms over a data set; arguments and result are those of Keras.
 
         Running averages take the place of batch statistics, and `z` is one draw of the
@@ -99,17 +107,18 @@ class Fitting:
             x=x,
             y=_labels(sample_weight),
             batch_size=batch_size,
+            verbose=verbose,
             sample_weight=sample_weight,
             **kwargs,
         )
 
-    def predict(self, x, batch_size=None, **kwargs):
+    def predict(self, x, batch_size=None, verbose="auto", **kwargs):
         """`reconstruct` over a data set; arguments are those of Keras."""
         x, _, _ = _take_apart(x, None, None)
         if data.is_array(x):
             x = np.asarray(x)
             self._check_values(x, "x")
-        return super().predict(x, batch_size=batch_size, **kwargs)
+        return super().predict(x, batch_size=batch_size, verbose=verbose, **kwargs)
 
     def _resolve_auto_jit_compile(self):
         """On a CPU, XLA's convolutions are slower than TensorFlow's own."""

@@ -213,8 +213,8 @@ def test_gradient(cls, arguments):
             assert np.any(gradient), variable.path
     pairs = [(v, g) for v, g in zip(variables, gradients, strict=True) if g is not None]
     slope = np.sqrt(sum(float(tf.reduce_sum(g**2)) for _, g in pairs))
-    # A short way along the gradient and back. float32 resolves losses of about 30 to
-    # 2e-6; the slopes are greater than 0.4.
+    # A short way along the gradient and back. float32 resolves losses of about 15 to
+    # 1e-6; the slopes are greater than 1.
     step = min(0.02, 0.05 / slope)
     values = []
     for way in (step, -2 * step):
@@ -292,6 +292,6 @@ def test_integer_weights_are_repeated_examples(cls, arguments, monkeypatch):
         gradients = [g for g in gradients if g is not None]
         results.append([*gradients, *state(vae.variables)])
     for weighted, repeated in zip(*results, strict=True):
-        # Gradients of losses of about 30, which float32 resolves to 4e-6; Learned's
+        # Gradients of losses of about 15, which float32 resolves to 1e-6; Learned's
         # is ten times such a difference, which is 0 where it starts.
         close(weighted, repeated, atol=5e-5)
