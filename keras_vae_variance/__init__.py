@@ -1,6 +1,15 @@
 """Variational autoencoders with a learned decoder variance, on Keras 3."""
 
-from . import (
+import keras as _keras
+
+if _keras.backend.backend() != "tensorflow":
+    raise ImportError(
+        "keras_vae_variance needs Keras's TensorFlow backend: set "
+        "KERAS_BACKEND=tensorflow before keras is imported. "
+        f"Received: backend={_keras.backend.backend()}"
+    )
+
+from . import (  # noqa: E402 - what it imports needs TensorFlow
     backbones,
     datasets,
     likelihoods,

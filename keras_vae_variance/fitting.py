@@ -7,7 +7,7 @@ import numpy as np
 
 from . import data
 
-__all__ = ["Fitting"]
+__all__ = ["Fitting", "as_list"]
 
 
 class Fitting:
@@ -39,9 +39,10 @@ class Fitting:
         repeats them and a resumed run continues them.
         """
         self._check_compiled(class_weight)
+        _check_batch_size(batch_size)
         # BackupAndRestore leaves the epoch it resumed at behind, for every later fit.
         self._initial_epoch = None
-        callbacks = _as_list(callbacks)
+        callbacks = as_list(callbacks)
         x, y, sample_weight = _take_apart(x, y, sample_weight)
         if data.is_array(x):
             x = np.asarray(x)
@@ -60,6 +61,11 @@ class Fitting:
                 )
                 callbacks = [order, *callbacks]
                 y = sample_weight = steps_per_epoch = None
+        elif validation_split and validation_data is None:
+            raise ValueError(
+                "`validation_split` needs arrays; pass `validation_data` beside a "
+                f"stream. Received: validation_split={validation_split}"
+            )
         if validation_data is not None:
             x_val, _, w_val = _take_apart(validation_data, None, None)
             if data.is_array(x_val):
@@ -98,6 +104,7 @@ class Fitting:
         Running averages take the place of batch statistics, and `z` is one draw of the
         posterior.
         """
+        _check_batch_size(batch_size)
         x, _, sample_weight = _take_apart(x, y, sample_weight)
         if data.is_array(x):
             x = np.asarray(x)
@@ -114,6 +121,7 @@ class Fitting:
 
     def predict(self, x, batch_size=None, verbose="auto", **kwargs):
         """`reconstruct` over a data set; arguments are those of Keras."""
+        _check_batch_size(batch_size)
         x, _, _ = _take_apart(x, None, None)
         if data.is_array(x):
             x = np.asarray(x)
@@ -128,12 +136,25 @@ class Fitting:
         accelerators = [d for d in tf.config.list_physical_devices() if d[1] != "CPU"]
         return bool(accelerators) and super()._resolve_auto_jit_compile()
 
+    def check_data(self, x, batch_size=None):
+        """Raises what `fit` would of a model or of arrays that it cannot train with.
+
+        Args:
+            x: data in any form that `fit` takes; streams are left alone.
+            batch_size: examples in a batch.
+        """
+        self._check_compiled(None)
+        _check_batch_size(batch_size)
+        x, _, _ = _take_apart(x, None, None)
+        if data.is_array(x):
+            self._check_array(np.asarray(x), batch_size or 32)
+
     def _check_compiled(self, class_weight):
         self._assert_compile_called("fit")
         if self._compile_loss is not None or self._compile_metrics is not None:
             raise ValueError(
                 "A VAE is compiled with an optimizer alone: its loss is its own "
-                "objective. Received: `loss` or `metrics` in compile()"
+                "objective. Received: `loss` or `metrics` as an argument of compile()"
             )
         if class_weight is not None:
             raise ValueError(
@@ -192,10 +213,22 @@ class _Order(keras.callbacks.Callback):
         self.epoch.assign(epoch)
 
 
-def _as_list(callbacks):
+def as_list(callbacks):
+    """The callbacks of `fit`, which may be one or none, as a list."""
     if callbacks is None:
         return []
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        return list(callbacks.callbacks)
     return list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]
+
+
+def _check_batch_size(batch_size):
+    positive = isinstance(batch_size, (int, np.integer)) and batch_size > 0
+    if batch_size is not None and not positive:
+        raise ValueError(
+            "`batch_size` must be a positive integer or None. "
+            f"Received: batch_size={batch_size}"
+        )
 
 
 def _take_apart(x, y, sample_weight):

@@ -229,17 +229,21 @@ def as_seed(seed):
         return seed
     if isinstance(seed, np.integer):
         return int(seed)
+    if tuple(getattr(seed, "shape", ())) != (2,) or "int" not in str(seed.dtype):
+        raise ValueError(
+            "`seed` must be an integer, a keras.random.SeedGenerator or an integer "
+            f"tensor of shape (2,). Received: seed={seed}"
+        )
     return _GivenSeed(ops.convert_to_tensor(seed))
 
 
 def split_seed(seed, num):
     """Makes `num` different seeds, tensors of shape (2,), of one in any form."""
     seed = as_seed(seed)
-    if isinstance(seed, int):
-        return [ops.convert_to_tensor([seed, i], dtype="int64") for i in range(num)]
-    if isinstance(seed, _GivenSeed):
-        state = seed.next()
-        return [state + ops.cast([0, i], state.dtype) for i in range(num)]
+    if isinstance(seed, int) or isinstance(seed, _GivenSeed):
+        # Drawn, not counted up: the seeds of callers are often neighbours.
+        words = keras.random.randint((num, 2), 0, 2**31 - 1, dtype="int32", seed=seed)
+        return [words[i] for i in range(num)]
     return [seed.next() for _ in range(num)]
 
 

@@ -90,19 +90,34 @@ class TensorFlowSteps:
         return self._log(means, batch)
 
     def make_train_function(self, force=False):
-        if self.train_function is not None and not force:
+        if self._is_current("train", self.train_function) and not force:
             return
         if not self.optimizer.built:
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
-        super().make_train_function(force=force)
+        super().make_train_function(force=True)
         self.train_function = self._raising(self.train_function, training=True)
 
     def make_test_function(self, force=False):
-        if self.test_function is not None and not force:
+        if self._is_current("test", self.test_function) and not force:
             return
-        super().make_test_function(force=force)
+        super().make_test_function(force=True)
         self.test_function = self._raising(self.test_function, training=False)
+
+    def make_predict_function(self, force=False):
+        if self._is_current("predict", self.predict_function) and not force:
+            return
+        super().make_predict_function(force=True)
+
+    def _is_current(self, name, function):
+        """Whether a function was made in the stage that the weights are in now.
+
+        Weights can change the stage: `set_weights`, or EarlyStopping's best ones.
+        """
+        stages, stage = self.__dict__.setdefault("_stages", {}), self._stage()
+        current = function is not None and stages.get(name) == stage
+        stages[name] = stage
+        return current
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         """Does nothing: all is built, and Keras would take a batch of a stream for it.

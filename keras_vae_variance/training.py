@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from . import ops as kvv_ops
+from .fitting import as_list
 from .variances import Learned, Predicted
 
 __all__ = ["fit_two_stage"]
@@ -37,7 +38,9 @@ def fit_two_stage(
     validation data and `keras.callbacks.BackupAndRestore` work as ever, and an
     interrupted call, repeated, goes on in the stage that it was in. Stage, `v_dataset`
     and floor are weights, saved with the model. Both stages train encoder, decoder and
-    posterior; stage 1 leaves the variance head out, stage 2 the global variance.
+    posterior; stage 1 leaves the variance head out (but for regularizers of its own
+    weights), stage 2 the global variance. A callback that stops training, such as
+    `EarlyStopping`, stops both stages: let `tolerance` end them.
 
     Args:
         vae: a compiled `VAE` with `likelihoods.Gaussian(variances.Predicted(...))`,
@@ -48,9 +51,10 @@ def fit_two_stage(
         tolerance: nats by which an epoch must improve the loss for its stage to go on;
             None for all epochs of both.
         floor_fraction: share of `v_dataset` that is the floor in stage 2; 1/2 in P0.
-        stage1: the global variance model of stage 1; the default is `Learned()`.
-        optimizer: the optimizer of stage 2. The default is a new one of the
-            configuration that the VAE is compiled with.
+        stage1: the global variance model of stage 1; the default is the one that
+            `Predicted` has already, else `Learned()`.
+        optimizer: the optimizer of stage 2, whose configuration is taken. The default
+            is the configuration that the VAE is compiled with, as the call begins.
         **fit_arguments: further arguments of `fit`, by name. With `initial_epoch` above
             0 a reloaded model goes on in the stage it is in; at 0 it starts anew.
 
@@ -83,11 +87,13 @@ def fit_two_stage(
             f"Received: vae.likelihood={vae.likelihood}, its variance={variance}"
         )
     epochs = _check_arguments(epochs, tolerance, floor_fraction)
+    vae.check_data(x, fit_arguments.get("batch_size"))
+    configuration = keras.optimizers.serialize(optimizer or vae.optimizer)
     if not fit_arguments.get("initial_epoch"):
         with vae.distribute_strategy.scope():
             variance.begin_stage1(_fresh(stage1 or variance.stage1 or Learned()))
-        if vae.optimizer is not None and vae.optimizer.built:
-            _recompile(vae, _fresh(vae.optimizer))
+        if vae.optimizer.built:
+            _recompile(vae, keras.optimizers.serialize(vae.optimizer))
     elif variance.stage is None:
         raise ValueError(
             "`initial_epoch` above 0 goes on with a model that two-stage training has "
@@ -96,14 +102,17 @@ def fit_two_stage(
         )
     # What was traced in another stage computes another variance.
     vae.train_function = vae.test_function = vae.predict_function = None
-    stages = _Stages(variance, epochs, tolerance, floor_fraction, optimizer)
-    callbacks = fit_arguments.pop("callbacks", None) or []
-    if not isinstance(callbacks, (list, tuple)):
-        callbacks = [callbacks]
+    stages = _Stages(variance, epochs, tolerance, floor_fraction, configuration)
+    stages.loads_state = optimizer is not None
     # First, so that what the others save at the end of an epoch is up to date.
-    history = vae.fit(
-        x, y, epochs=sum(epochs), callbacks=[stages, *callbacks], **fit_arguments
-    )
+    callbacks = [stages, *as_list(fit_arguments.pop("callbacks", None))]
+    history = vae.fit(x, y, epochs=sum(epochs), callbacks=callbacks, **fit_arguments)
+    if variance.stage == 1:
+        warnings.warn(
+            "Training was stopped in stage 1, so that the variance is still the global "
+            "one. Let `tolerance` end the stages, or go on with `initial_epoch`.",
+            stacklevel=2,
+        )
     return vae, history
 
 
@@ -111,26 +120,27 @@ class _Stages(keras.callbacks.Callback):
     """Ends the stages. All that it remembers is weights, so that a resume knows it."""
 
     def __init__(self, variance, epochs, tolerance, floor_fraction, optimizer):
+        """`optimizer` is a configuration: stage 1's may change in the meantime."""
         super().__init__()
         self.variance = variance
         self.epochs = epochs
         self.tolerance = tolerance
         self.floor_fraction = floor_fraction
         self.optimizer = optimizer
+        # Whether a resume in stage 2 loads the state of stage 2's optimizer into one
+        # of another configuration, that of stage 1.
+        self.loads_state = False
 
     def on_epoch_begin(self, epoch, logs=None):
-        if self.variance.stage == 1 and int(self.variance.stage1_epochs):
+        if self.variance.stage == 1 and self._stage1_epochs():
             self.variance.begin_stage2(self.floor_fraction)
-            _recompile(self.model, self.optimizer or _fresh(self.model.optimizer))
-        elif self.variance.stage == 2 and self.optimizer not in (
-            None,
-            self.model.optimizer,
-            getattr(self.model.optimizer, "inner_optimizer", None),
-        ):
-            # Resumed in stage 2: the optimizer's state was loaded into stage 1's.
+            _recompile(self.model, self.optimizer)
+            self.loads_state = False
+        elif self.variance.stage == 2 and self.loads_state:
             loaded = self.model.optimizer.variables
             _recompile(self.model, self.optimizer)
             _copy(loaded, self.model.optimizer.variables)
+            self.loads_state = False
 
     def on_epoch_end(self, epoch, logs=None):
         variance = self.variance
@@ -142,8 +152,12 @@ class _Stages(keras.callbacks.Callback):
             if converged or epoch + 1 >= self.epochs[0]:
                 variance.stage1_epochs.assign(epoch + 1)
                 variance.previous_loss.assign(float("inf"))
-        elif converged or epoch + 1 >= int(variance.stage1_epochs) + self.epochs[1]:
+        elif converged or epoch + 1 >= self._stage1_epochs() + self.epochs[1]:
             self.model.stop_training = True
+
+    def _stage1_epochs(self):
+        """Epochs that stage 1 took, 0 while it lasts."""
+        return int(kvv_ops.concrete(self.variance.stage1_epochs))
 
 
 def _check_arguments(epochs, tolerance, floor_fraction):
@@ -166,18 +180,21 @@ def _check_arguments(epochs, tolerance, floor_fraction):
     return epochs
 
 
-def _fresh(part):
-    """A new, unbuilt layer or optimizer of the same configuration."""
-    return type(part).from_config(part.get_config())
+def _fresh(layer):
+    """A new, unbuilt layer of the same configuration."""
+    return type(layer).from_config(layer.get_config())
 
 
 def _recompile(vae, optimizer):
+    """Compiles with a new optimizer of the configuration `optimizer`."""
+    scaled = isinstance(vae.optimizer, keras.optimizers.LossScaleOptimizer)
     with vae.distribute_strategy.scope():
         vae.compile(
-            optimizer,
+            keras.optimizers.deserialize(optimizer),
             run_eagerly=vae.run_eagerly,
             steps_per_execution=vae.steps_per_execution,
             jit_compile=vae.jit_compile,
+            auto_scale_loss=scaled,
         )
     vae.make_train_function()
 

@@ -9,8 +9,10 @@ from keras import ops
 from . import data
 from . import ops as kvv_ops
 from .fitting import Fitting
-from .priors import StandardNormal
-from .regularizers import KL
+from .likelihoods import Likelihood
+from .posteriors import Posterior
+from .priors import Prior, StandardNormal
+from .regularizers import KL, Regularizer
 from .running import RunningAverage
 from .steps import GlobalMean, NonFiniteLossError, TensorFlowSteps
 from .types import Latent
@@ -86,6 +88,7 @@ class VAE(Fitting, TensorFlowSteps, keras.Model):
     ):
         # x must reach the likelihood as it is: no casting at __call__.
         super().__init__(name=name, autocast=False)
+        _check_parts(posterior, likelihood, prior, regularizers, seed)
         self.encoder = encoder
         self.decoder = decoder
         self.posterior = posterior
@@ -362,13 +365,10 @@ class VAE(Fitting, TensorFlowSteps, keras.Model):
             `(n, ...)`.
         """
         latent_seed, noise_seed = kvv_ops.split_seed(self._seed(seed), 2)
-        if isinstance(num_samples, int) and num_samples < 1:
-            raise ValueError(
-                "`num_samples` must be at least 1, or latents of shape (n, L). "
-                f"Received: num_samples={num_samples}"
-            )
         z = num_samples
         if len(np.shape(z)) == 0:
+            if not keras.ops.is_tensor(num_samples):  # a tensor in a SavedModel
+                _check_count("num_samples", num_samples)
             z = self._draw_latents(num_samples, sampler, latent_seed)
         parameters = self.decode(z)
         result = self._distribution(parameters)
@@ -411,6 +411,7 @@ class VAE(Fitting, TensorFlowSteps, keras.Model):
                 "A model with a deterministic posterior has no ELBO: its KL divergence "
                 f"is infinite. Received: posterior={self.posterior}"
             )
+        _check_count("num_samples", num_samples)
         x = self.prepare(x)
         latent = self.encode(x)
         shape = (num_samples, *latent.mean.shape)
@@ -452,7 +453,9 @@ class VAE(Fitting, TensorFlowSteps, keras.Model):
             The model itself.
         """
         averages = [a for a in self._flatten_layers() if isinstance(a, RunningAverage)]
-        before = [[ops.copy(v) for v in a.variables] for a in averages]
+        _check_count("batch_size", batch_size)
+        before = [(v, ops.copy(v)) for v in self._changed_by_forward()]
+        replaced = set()
         generator = keras.random.SeedGenerator(0)
 
         def take_in(x, weights):
@@ -471,18 +474,18 @@ class VAE(Fitting, TensorFlowSteps, keras.Model):
                 take_in(part, weights)
                 empty = False
             if empty:
-                raise ValueError(
-                    "`x` must hold at least one example. Received: data without any"
-                )
-        except BaseException:
-            for average, values in zip(averages, before, strict=True):
-                for variable, value in zip(average.variables, values, strict=True):
-                    variable.assign(value)
-            raise
+                raise ValueError(f"`x` must hold at least one example. Received: x={x}")
+            for average in averages:
+                # One that was not updated belongs to a stage that is over.
+                if kvv_ops.concrete(average.weight) > 0:
+                    average.settle()
+                    replaced |= {id(v) for v in average.variables}
         finally:
             for average in averages:
                 average.exact = False
-                average.settle()
+            for variable, value in before:
+                if id(variable) not in replaced:
+                    variable.assign(value)
         return self
 
     def _seed(self, seed):
@@ -523,7 +526,8 @@ class VAE(Fitting, TensorFlowSteps, keras.Model):
         if len(store.keys()) != len(generators):
             raise ValueError(
                 f"The file must hold {len(generators)} random states, one for each "
-                f"layer of this model that draws. Received: {len(store.keys())}"
+                "layer of this model that draws. "
+                f"Received: store with {len(store.keys())} of them"
             )
         for i, generator in enumerate(generators):
             generator.state.assign(store[f"seed_generator_{i}"])
@@ -602,6 +606,38 @@ class VAE(Fitting, TensorFlowSteps, keras.Model):
                 f"Received: input_signature={input_signature}, {kwargs}"
             )
         return saved_model(self, filepath, sampler, verbose)
+
+
+def _check_parts(posterior, likelihood, prior, regularizers, seed):
+    parts = [
+        ("posterior", posterior, Posterior, "posteriors"),
+        ("likelihood", likelihood, Likelihood, "likelihoods"),
+    ]
+    if prior is not None:
+        parts.append(("prior", prior, Prior, "priors"))
+    if regularizers is not None:
+        if not isinstance(regularizers, (list, tuple)):
+            raise ValueError(
+                "`regularizers` must be a list, such as [regularizers.KL()]. "
+                f"Received: regularizers={regularizers}"
+            )
+        for part in regularizers:
+            parts.append(("regularizers", part, Regularizer, "regularizers"))
+    for name, part, kind, module in parts:
+        if not isinstance(part, kind):
+            raise ValueError(
+                f"`{name}` must be of keras_vae_variance.{module}. "
+                f"Received: {name}={part}"
+            )
+    if seed is not None and not isinstance(seed, (int, np.integer)):
+        raise ValueError(f"`seed` must be an integer or None. Received: seed={seed}")
+
+
+def _check_count(name, count):
+    if not isinstance(count, (int, np.integer)) or count < 1:
+        raise ValueError(
+            f"`{name}` must be an integer of at least 1. Received: {name}={count}"
+        )
 
 
 def _mean(batch, term):

@@ -1,4 +1,4 @@
-"""The SavedModel: its endpoints, in a process that has TensorFlow and nothing of ours."""
+"""The SavedModel: its endpoints, in a process that has TensorFlow alone."""
 
 import pathlib
 import subprocess

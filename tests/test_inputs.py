@@ -174,6 +174,39 @@ def test_other_arguments_of_fit(models):
     tiny.assert_same(tiny.state(model), before)
 
 
+@pytest.mark.parametrize("batch_size", [0, -1, 2.5, "all"])
+def test_bad_batch_sizes(models, batch_size):
+    model, before = models["gaussian"]
+    for method in (model.fit, model.evaluate, model.predict):
+        with pytest.raises(ValueError, match=f"`batch_size` must be.*={batch_size}"):
+            method(x, batch_size=batch_size)
+    tiny.assert_same(tiny.state(model), before)
+
+
+def test_validation_split_of_a_stream(models):
+    model, before = models["gaussian"]
+    stream = tf.data.Dataset.from_tensor_slices(x).batch(3)
+    with pytest.raises(ValueError, match="`validation_split` needs arrays"):
+        model.fit(stream, validation_split=0.5)
+    tiny.assert_same(tiny.state(model), before)
+
+
+@pytest.mark.parametrize("count", [0, -3, 2.5])
+def test_bad_numbers_of_samples(models, count):
+    model, before = models["gaussian"]
+    for call in (model.generate, lambda n: model.elbo(x, num_samples=n)):
+        with pytest.raises(ValueError, match=f"`num_samples` must .*={count}"):
+            call(count)
+
+
+@pytest.mark.parametrize("seed", ["one", [1, 2, 3], np.array([0.5, 1.0])])
+def test_bad_seeds(models, seed):
+    model, _ = models["gaussian"]
+    for call in (model.generate, lambda n, seed: model.encode(x, True, seed)):
+        with pytest.raises(ValueError, match="`seed` must be an integer.*Received: se"):
+            call(2, seed=seed)
+
+
 @pytest.mark.parametrize("arguments", [{"loss": "mse"}, {"metrics": ["mae"]}])
 def test_compile_with_a_loss(arguments):
     model = tiny.make()
@@ -330,6 +363,25 @@ def test_regularizers_that_do_not_fit():
             )
     with pytest.raises(ValueError, match="different kinds. Received: terms kl, kl"):
         build(regularizers=[kvv.regularizers.KL(), kvv.regularizers.KL(2.0)])
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ({"posterior": kvv.priors.StandardNormal()}, "`posterior` must be of"),
+        ({"likelihood": kvv.variances.Fixed(1.0)}, "`likelihood` must be of"),
+        ({"prior": kvv.posteriors.Deterministic(L)}, "`prior` must be of"),
+        ({"regularizers": kvv.regularizers.KL()}, "`regularizers` must be a list"),
+        ({"regularizers": ["kl"]}, "`regularizers` must be of .*=kl"),
+        ({"seed": 0.5}, "`seed` must be an integer or None.*=0.5"),
+    ],
+)
+def test_parts_of_another_kind(arguments, words):
+    plain = kvv.likelihoods.Gaussian(kvv.variances.Fixed(1.0))
+    encoder, decoder = kvv.backbones.mlp(SHAPE, L, plain, hidden=())
+    parts = {"posterior": kvv.posteriors.DiagonalGaussian(L), "likelihood": plain}
+    with pytest.raises(ValueError, match=words):
+        kvv.VAE(encoder, decoder, **{**parts, **arguments})
 
 
 def test_the_elbo_of_a_deterministic_posterior():

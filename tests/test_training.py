@@ -22,10 +22,10 @@ def x():
     return np.clip(x + rng.normal(0, 0.05, x.shape), 0, 1).astype("float32")
 
 
-def make(link="sigmoid", seed=0, **arguments):
+def make(link="sigmoid", seed=0, posterior=None, **arguments):
     likelihood = kvv.likelihoods.Gaussian(kvv.variances.Predicted(link=link))
     encoder, decoder = kvv.backbones.mlp(SHAPE, 2, likelihood, hidden=(16,))
-    posterior = kvv.posteriors.DiagonalGaussian(2)
+    posterior = posterior or kvv.posteriors.DiagonalGaussian(2)
     vae = kvv.VAE(encoder, decoder, posterior, likelihood, seed=seed)
     vae.compile(keras.optimizers.Adam(5e-3), **arguments)
     return vae
@@ -279,7 +279,8 @@ INTERRUPTED = """
         validation_data=x[:16],
         callbacks=[keras.callbacks.BackupAndRestore(backup), Kill()],
     )
-    np.savez(weights, *vae.get_weights(), *[np.array(v) for v in vae.optimizer.variables])
+    slots = [np.array(v) for v in vae.optimizer.variables]
+    np.savez(weights, *vae.get_weights(), *slots)
 """
 
 
@@ -318,6 +319,117 @@ def test_an_interrupted_run_resumes_to_the_last_bit(
     assert expected.files == got.files
     for name in expected.files:
         np.testing.assert_array_equal(got[name], expected[name])
+
+
+MIRRORED = """
+    import sys
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    cpus = [tf.config.LogicalDeviceConfiguration()] * 2
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0], cpus
+    )
+    import keras_vae_variance as kvv
+    from test_training import make
+    from tiny import NoiselessDiagonal
+
+    x, results = np.load(sys.argv[1]), []
+    for strategy in (
+        tf.distribute.get_strategy(), tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    ):
+        with strategy.scope():
+            keras.utils.set_random_seed(0)
+            vae = make(posterior=NoiselessDiagonal(2))
+        _, history = kvv.fit_two_stage(
+            vae, x, epochs=(3, 2), tolerance=None, batch_size=28, verbose=0
+        )
+        variance = vae.likelihood.variance_model
+        results.append((
+            history.history["loss"],
+            [kvv.ops.concrete(v) for v in (variance.v_dataset, variance.floor)],
+            [kvv.ops.concrete(w) for w in vae.trainable_variables],
+        ))
+    for one, two in zip(results[0], results[1]):
+        for a, b in zip(one, two):
+            np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5)
+    assert kvv.ops.concrete(variance._stage) == 2
+"""
+
+
+@pytest.mark.slow
+def test_two_replicas_equal_one(tmp_path, request, x):
+    np.save(tmp_path / "x.npy", x)
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(MIRRORED), str(tmp_path / "x.npy")],
+        capture_output=True,
+        text=True,
+        cwd=request.path.parent,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+
+
+def test_stage_2_has_the_optimizer_as_it_was_before_stage_1(x):
+    vae, rates = make(), []
+
+    class Reduce(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            rates.append(float(self.model.optimizer.learning_rate))
+            self.model.optimizer.learning_rate = 1e-5
+
+    kvv.fit_two_stage(
+        vae, x, epochs=(2, 2), tolerance=None, callbacks=Reduce(), verbose=0
+    )
+    assert rates == pytest.approx([5e-3, 1e-5, 5e-3, 1e-5])
+
+
+def test_stopping_in_stage_1_is_said(x):
+    vae = make()
+    with pytest.warns(UserWarning, match="stopped in stage 1"):
+        kvv.fit_two_stage(vae, x, epochs=(3, 1), callbacks=Stop(1), verbose=0)
+
+
+def test_bad_data_change_nothing(x):
+    vae = make()
+    kvv.fit_two_stage(vae, x, epochs=(1, 1), verbose=0)
+    before = vae.get_weights()
+    with pytest.raises(ValueError, match="finite"):
+        kvv.fit_two_stage(vae, x * np.nan, verbose=0)
+    for old, new in zip(before, vae.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    uncompiled = kvv.VAE.from_config(vae.get_config())
+    with pytest.raises(ValueError, match="compile"):
+        kvv.fit_two_stage(uncompiled, x, verbose=0)
+
+
+def test_functions_follow_the_stage_of_the_weights(x):
+    """As when EarlyStopping restores weights of stage 1."""
+    vae, kept = make(), []
+
+    class Keep(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            kept.append(self.model.get_weights())
+
+    kvv.fit_two_stage(vae, x, epochs=(1, 1), callbacks=Keep(), verbose=0)
+    for weights in (kept[1], kept[0]):
+        vae.set_weights(weights)
+        np.testing.assert_allclose(
+            vae.predict(x, verbose=0)["variance"],
+            vae.reconstruct(x)["variance"],
+            rtol=1e-4,
+        )
+    assert np.ptp(vae.predict(x, verbose=0)["variance"]) == 0  # the global one
+
+
+def test_calibrate_in_stage_2_leaves_stage_1_alone(x):
+    vae = make()
+    stage1 = kvv.variances.MaximumLikelihood()
+    kvv.fit_two_stage(vae, x, epochs=(1, 1), stage1=stage1, verbose=0)
+    before = vae.get_weights()
+    vae.calibrate(x)
+    for old, new in zip(before, vae.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
 
 
 @pytest.mark.parametrize(

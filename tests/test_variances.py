@@ -1,5 +1,6 @@
 """The variance models: closed forms, running averages, learning, links and bounds."""
 
+import json
 import math
 
 import keras
@@ -93,10 +94,12 @@ def test_numbers_of_numpy_are_numbers(value):
         Fixed(value),
         Learned(initial=value, rate=value),
         MaximumLikelihood(epsilon=value),
+        Predicted(floor=value, bounds=(None, value)),
         kvv.posteriors.ConstantGaussian(np.int64(2), variance=value),
         kvv.regularizers.KL(weight=value),
     ):
         whole = keras.saving.serialize_keras_object(part)
+        whole = json.loads(json.dumps(whole))
         config = keras.saving.deserialize_keras_object(whole).get_config()
         assert config == part.get_config()
 
@@ -262,7 +265,8 @@ def test_an_empty_share_of_a_batch(form):
     before = variance.predict({}).numpy()
     signature = [tf.TensorSpec((None, *EVENT))]
     call = tf.function(lambda r2: variance(r2, {}, training=True), signature)
-    assert np.all(np.isfinite(call(squared_errors(0))))
+    v = call(squared_errors(0)).numpy()
+    assert np.all(np.isfinite(v)) and np.all(v > 0)
     np.testing.assert_array_equal(variance.predict({}), before)
 
 
@@ -483,6 +487,8 @@ def test_bias_of_the_bounds():
         ((4, 3, 2), {"per_channel": False}, (4, 3, 1)),
         ((4, 3, 2), {"per_pixel": False}, (1, 1, 2)),
         ((4, 3, 2), {"per_pixel": False, "per_channel": False}, (1, 1, 1)),
+        ((4, 3), {"per_channel": False}, (4, 3)),
+        ((4, 3), {"per_pixel": False}, (1, 1)),
         ((6,), {}, (6,)),
         ((6,), {"per_pixel": False}, (1,)),
     ],

@@ -164,7 +164,6 @@ def record(vae, x):
         "optimizers": [type(vae.optimizer).__name__, type(optimizer).__name__],
         "iterations": int(optimizer.iterations.numpy()),
         "state": digest(vae),
-        "evaluation": vae.evaluate(x[:5], verbose=0),
         "predictions": [float(v.sum()) for v in vae.predict(x, verbose=0).values()],
     }
     history = vae.fit(x, batch_size=8, epochs=2, initial_epoch=1, verbose=0).history
@@ -177,7 +176,7 @@ def save(folder):
     records = {}
     for name, build in SAVED.items():
         vae = build()
-        x = tiny.images(20)
+        x = tiny.images(12)
         vae.fit(x, batch_size=8, verbose=0)
         vae.save(f"{folder}/{name}.keras")
         records[name] = record(vae, x)
@@ -190,7 +189,7 @@ def load(folder):
     records = {}
     for name in SAVED:
         vae = keras.saving.load_model(f"{folder}/{name}.keras")
-        records[name] = record(vae, tiny.images(20))
+        records[name] = record(vae, tiny.images(12))
     write(records, f"{folder}/loaded.json")
 
 

@@ -88,7 +88,8 @@ class MaximumLikelihood(Variance):
         if training:
             mean = batch.mean(variance) if self.per_example else variance
             self.running.update(mean, batch.total, enough)
-        if lone:
+        if not self.per_example:
+            # Nor does a batch without any: its mean of 0 would divide the error.
             variance = ops.where(enough, variance, self.predict(parameters))
         return variance
 

@@ -16,6 +16,15 @@ _LINKS = {
     "softplus": ops.softplus,
     "exp": ops.exp,
 }
+# Of the variance itself the logarithm would be -inf, and its gradient NaN, where the
+# link underflows: with bounds, that is where they hold.
+_LOG_LINKS = {
+    "sigmoid": lambda a: -ops.softplus(-a),
+    "softplus": lambda a: ops.where(
+        a < -15.0, a, ops.log(ops.softplus(ops.maximum(a, -15.0)))
+    ),
+    "exp": lambda a: a,
+}
 _INVERSE_LINKS = {
     "sigmoid": lambda v: math.log(v / (1.0 - v)),
     "softplus": lambda v: v + math.log(-math.expm1(-v)),
@@ -79,7 +88,7 @@ class Predicted(Variance):
             raise ValueError(
                 f"`link` must be one of {', '.join(_LINKS)}. Received: link={link}"
             )
-        if not 0 <= floor < math.inf:
+        if not (isinstance(floor, (int, float)) and 0 <= floor < math.inf):
             raise ValueError(
                 f"`floor` must be a variance of at least 0. Received: floor={floor}"
             )
@@ -106,15 +115,14 @@ class Predicted(Variance):
         return None if self.stage1 is None else int(kvv_ops.concrete(self._stage))
 
     def heads(self, x_shape):
-        shape = tuple(x_shape)
-        if len(shape) == 1:
-            shape = shape if self.per_pixel else (1,)
-        else:
-            if not self.per_pixel:
-                shape = (1,) * (len(shape) - 1) + shape[-1:]
-            if not self.per_channel:
-                shape = (*shape[:-1], 1)
-        return {"raw_variance": Head(shape, role="variance")}
+        # Channels are the last axis of images (height, width, channels) and beyond.
+        axes = len(x_shape) - 1 if len(x_shape) > 2 else len(x_shape)
+        pixels, channels = tuple(x_shape[:axes]), tuple(x_shape[axes:])
+        if not self.per_pixel:
+            pixels = (1,) * len(pixels)
+        if not self.per_channel:
+            channels = (1,) * len(channels)
+        return {"raw_variance": Head(pixels + channels, role="variance")}
 
     def build(self, squared_error_shape):
         self._error_shape = tuple(squared_error_shape)
@@ -132,15 +140,16 @@ class Predicted(Variance):
     def predict(self, parameters):
         if self.stage == 1:
             return self.stage1.predict({})
-        raw = ops.cast(parameters["raw_variance"], "float32")
-        variance = _LINKS[self.link](raw + self.offset)
-        if self.bounds is not None:
+        raw = ops.cast(parameters["raw_variance"], "float32") + self.offset
+        if self.bounds is None:
+            variance = _LINKS[self.link](raw)
+        else:
             # Half the logarithm: P2 clips the log standard deviation.
             lower, upper = (
                 None if bound is None else 0.5 * math.log(bound)
                 for bound in self.bounds
             )
-            log_stddev = 0.5 * ops.log(variance)
+            log_stddev = 0.5 * _LOG_LINKS[self.link](raw)
             variance = ops.exp(2.0 * kvv_ops.soft_clip(log_stddev, lower, upper))
         return variance + self.floor
 
@@ -228,8 +237,9 @@ class Predicted(Variance):
 def _check_bounds(bounds):
     if bounds is None:
         return None
-    given = [b for b in bounds if b is not None]
-    if len(bounds) != 2 or any(not b > 0 for b in given) or given != sorted(given):
+    pair = isinstance(bounds, (tuple, list)) and len(bounds) == 2
+    given = [b for b in bounds if b is not None] if pair else []
+    if not pair or any(not b > 0 for b in given) or given != sorted(given):
         raise ValueError(
             "`bounds` must be two increasing positive variances, either of which may "
             f"be None. Received: bounds={bounds}"
