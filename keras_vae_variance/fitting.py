@@ -7,7 +7,7 @@ import numpy as np
 
 from . import data
 
-__all__ = ["Fitting", "as_list"]
+__all__ = ["Fitting"]
 
 
 class Fitting:
@@ -42,7 +42,7 @@ class Fitting:
         _check_batch_size(batch_size)
         # BackupAndRestore leaves the epoch it resumed at behind, for every later fit.
         self._initial_epoch = None
-        callbacks = as_list(callbacks)
+        callbacks = list_of(callbacks)
         x, y, sample_weight = _take_apart(x, y, sample_weight)
         if data.is_array(x):
             x = np.asarray(x)
@@ -213,7 +213,7 @@ class _Order(keras.callbacks.Callback):
         self.epoch.assign(epoch)
 
 
-def as_list(callbacks):
+def list_of(callbacks):
     """The callbacks of `fit`, which may be one or none, as a list."""
     if callbacks is None:
         return []

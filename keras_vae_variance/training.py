@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from . import ops as kvv_ops
-from .fitting import as_list
+from .fitting import list_of
 from .variances import Learned, Predicted
 
 __all__ = ["fit_two_stage"]
@@ -105,7 +105,7 @@ def fit_two_stage(
     stages = _Stages(variance, epochs, tolerance, floor_fraction, configuration)
     stages.loads_state = optimizer is not None
     # First, so that what the others save at the end of an epoch is up to date.
-    callbacks = [stages, *as_list(fit_arguments.pop("callbacks", None))]
+    callbacks = [stages, *list_of(fit_arguments.pop("callbacks", None))]
     history = vae.fit(x, y, epochs=sum(epochs), callbacks=callbacks, **fit_arguments)
     if variance.stage == 1:
         warnings.warn(

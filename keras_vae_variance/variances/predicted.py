@@ -1,6 +1,7 @@
 """A variance that the decoder predicts, with a floor under it."""
 
 import math
+import numbers
 
 import keras
 from keras import ops
@@ -88,7 +89,7 @@ class Predicted(Variance):
             raise ValueError(
                 f"`link` must be one of {', '.join(_LINKS)}. Received: link={link}"
             )
-        if not (isinstance(floor, (int, float)) and 0 <= floor < math.inf):
+        if not (isinstance(floor, numbers.Real) and 0 <= floor < math.inf):
             raise ValueError(
                 f"`floor` must be a variance of at least 0. Received: floor={floor}"
             )
@@ -239,9 +240,10 @@ def _check_bounds(bounds):
         return None
     pair = isinstance(bounds, (tuple, list)) and len(bounds) == 2
     given = [b for b in bounds if b is not None] if pair else []
-    if not pair or any(not b > 0 for b in given) or given != sorted(given):
+    positive = all(isinstance(b, numbers.Real) and b > 0 for b in given)
+    if not (pair and positive and given == sorted(set(given))):
         raise ValueError(
             "`bounds` must be two increasing positive variances, either of which may "
             f"be None. Received: bounds={bounds}"
         )
-    return tuple(bounds)
+    return tuple(b if b is None else float(b) for b in bounds)
