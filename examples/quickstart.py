@@ -107,12 +107,15 @@ def main():
     for name, value in rows:
         print(f"  {name:<52}{value:>10.4g}")
     record = {
+        "command": "python examples/quickstart.py",
+        "settings": {"epochs": epochs, "weights": weights, "components": components},
         "seed": options.seed,
-        "epochs": epochs,
         "versions": {"keras": keras.__version__, "tensorflow": tf.__version__},
+        "seconds": round(time.time() - started),
         "numbers": {name: float(value) for name, value in rows},
     }
-    (folder / "quickstart.json").write_text(json.dumps(record, indent=1) + "\n")
+    name = f"digits_two_stage_seed{options.seed}.json"
+    (folder / name).write_text(json.dumps(record, indent=1) + "\n")
 
     # One figure.
     shown = 10

@@ -12,8 +12,8 @@ mixture), 6037 and 6052 for one a pixel; 1145, 1157, 5708 and 5724 on Fashion-MN
 printed equations do not allow these: variances of at least `v_dataset / 2` bound the
 log likelihood of an image of D pixels by `-D/2 log(pi v_dataset)`, which is printed
 beside the result, and 1307 would need a squared error of about 1.4 an image. Expect
-about 830 nats and a variance of 0.006 after stage 1 on MNIST. About 12 minutes a data
-set on two cores.
+about 810 to 830 nats and a variance of 0.006 after stage 1 on MNIST, 1250 after stage
+2. Training took 27 minutes on two cores that did other work beside.
 
 Writes numbers as JSON and figures to `examples/results/two_stage_variance`. `--smoke`
 shrinks it to seconds; with `--dataset digits` it needs no data set.

@@ -150,7 +150,6 @@ SAVED = {
     "stage 2": stage2,
     "bilbo": bilbo,
     "bernoulli": lambda: model(likelihood=kvv.likelihoods.Bernoulli),
-    "isotropic": lambda: model(posterior=kvv.posteriors.IsotropicGaussian),
     "own decoder": lambda: model(decoder=tiny.PlainDecoder),
     "random layers": lambda: model(encoder=random_encoder),
     "mixed_float16": mixed_float16,
