@@ -14,7 +14,7 @@ MODES = {
     "graph": {},
     "eager": {"run_eagerly": True},
     "steps_per_execution": {"steps_per_execution": 4},
-    "mixed_float16": {},
+    "mixed_float16": {"steps_per_execution": 4},
     "jit": {"jit_compile": True, "steps_per_execution": 4},
 }
 
