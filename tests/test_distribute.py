@@ -45,12 +45,16 @@ def test_replicas_hold_equal_copies(results, case):
 def test_statistics_and_starts_were_reached(results):
     def ends_with(case, name):
         weights = results["fits"][case][1]["weights"]
-        return [value for path, value in weights if path.endswith(name)][0]
+        found = [value for path, value in weights if path.endswith(name)]
+        assert found
+        return found
 
-    for case in ("iso_i", "diag_i", "iso_d", "bilbo"):
-        value = np.array(ends_with(case, "running/value"))
-        assert (value > 0).all() and (value != 1).all()
-    assert ends_with("learned", "started") == 1.0
+    for case, number in (("iso_i", 1), ("iso_d", 1), ("diag_i and bilbo", 2)):
+        values = ends_with(case, "running/value")
+        assert len(values) == number
+        for value in map(np.array, values):
+            assert (value > 0).all() and (value != 1).all()
+    assert ends_with("learned", "started") == [1.0]
 
 
 def test_noise_differs_between_replicas_and_steps(results):

@@ -337,6 +337,11 @@ def trained(compile=None, posterior=kvv.posteriors.DiagonalGaussian):
     return tiny.state(vae), history
 
 
+@functools.cache
+def plainly_trained(posterior):
+    return trained(posterior=posterior)
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -351,7 +356,7 @@ def test_options_of_compile_change_no_result(options):
     posterior = kvv.posteriors.DiagonalGaussian
     if "jit_compile" in options:
         posterior = tiny.NoiselessDiagonal
-    expected, expected_history = trained(posterior=posterior)
+    expected, expected_history = plainly_trained(posterior)
     weights, history = trained(options, posterior)
     tiny.assert_close(weights, expected)
     for name, values in expected_history.items():

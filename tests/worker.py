@@ -209,9 +209,6 @@ def normalized_encoder():
 
 REPLICATED = {
     "iso_i": {"variance": kvv.variances.MaximumLikelihood},
-    "diag_i": {
-        "variance": lambda: kvv.variances.MaximumLikelihood(per_pixel=True),
-    },
     "iso_d": {
         "variance": lambda: kvv.variances.MaximumLikelihood(per_example=True),
     },
@@ -219,7 +216,8 @@ REPLICATED = {
         "variance": kvv.variances.Learned,
         "encoder": normalized_encoder,
     },
-    "bilbo": {
+    "diag_i and bilbo": {
+        "variance": lambda: kvv.variances.MaximumLikelihood(per_pixel=True),
         "posterior": tiny.Noiseless,
         "prior": kvv.priors.Floating,
         "regularizers": lambda: [kvv.regularizers.BILBO()],
@@ -263,7 +261,7 @@ def replicated_fit(scope, name, arguments):
     arguments = {}
     if name == "iso_i":
         arguments["sample_weight"] = weights
-    if name in ("iso_i", "bilbo"):
+    if name in ("iso_i", "diag_i and bilbo"):
         arguments |= {"validation_data": x[:5], "validation_batch_size": 4}
     history = vae.fit(x, batch_size=5, epochs=2, verbose=0, **arguments).history
     predictions = 0.0
