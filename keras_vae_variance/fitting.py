@@ -36,7 +36,8 @@ class Fitting:
 
         Arrays are checked before training, streams batch by batch. The order of arrays
         is a function of the model's seed and of the epoch: epochs differ, a rerun
-        repeats them and a resumed run continues them.
+        repeats them and a resumed run continues them. Streams, a `PyDataset` too, are
+        read in their own order.
         """
         self._check_compiled(class_weight)
         _check_batch_size(batch_size)

@@ -19,6 +19,7 @@ def records(tmp_path_factory):
     return tiny.read_json(folder / "saved.json"), tiny.read_json(folder / "loaded.json")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", worker.SAVED)
 def test_training_goes_on_in_another_process_bit_for_bit(records, name):
     saved, loaded = (record[name] for record in records)
@@ -28,6 +29,7 @@ def test_training_goes_on_in_another_process_bit_for_bit(records, name):
     assert loaded == saved
 
 
+@pytest.mark.slow
 def test_the_optimizer_of_mixed_float16_is_wrapped_again(records):
     optimizers = records[1]["mixed_float16"]["optimizers"]
     assert optimizers == ["LossScaleOptimizer", "Adam"]
