@@ -90,6 +90,7 @@ class TensorFlowSteps:
         return self._log(means, batch)
 
     def make_train_function(self, force=False):
+        self._check_compiled(None)
         if self._is_current("train", self.train_function) and not force:
             return
         if not self.optimizer.built:
@@ -99,6 +100,7 @@ class TensorFlowSteps:
         self.train_function = self._raising(self.train_function, training=True)
 
     def make_test_function(self, force=False):
+        self._check_compiled(None)
         if self._is_current("test", self.test_function) and not force:
             return
         super().make_test_function(force=True)
