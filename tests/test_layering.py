@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "keras_vae_variance"
 
 CORE = {"types", "ops", "running", "data"}
 PARTS = CORE | {"variances", "likelihoods", "posteriors", "priors", "regularizers"}
-MIXINS = {"fitting", "steps", "distribute"}
+MIXINS = {"fitting", "inference", "saving", "steps", "distribute"}
 MODELS = PARTS | MIXINS | {"export", "vae"}
 ALLOWED = {
     **dict.fromkeys(CORE, CORE),
@@ -17,7 +17,8 @@ ALLOWED = {
     "likelihoods": CORE | {"variances"},
     **dict.fromkeys(["posteriors", "priors", "regularizers"], CORE),
     **dict.fromkeys(MIXINS, CORE),
-    # It gets the model as an argument; `VAE.export` calls it.
+    "saving": CORE | {"export"},
+    # It gets the model as an argument; `Saving.export` calls it.
     "export": PARTS,
     "vae": MODELS - {"vae"},
     **dict.fromkeys(["training", "hierarchical", "sequence", "callbacks"], MODELS),
