@@ -131,6 +131,33 @@ def test_stage_1_is_the_model_with_a_global_variance(x):
     )
 
 
+@pytest.mark.slow
+def test_stage_1_ends_at_the_closed_form():
+    """P0, Eq. 10, with P0's Adam(5e-4) and its 3,760 steps."""
+    (x, _), _ = kvv.datasets.digits()
+    likelihood = kvv.likelihoods.Gaussian(kvv.variances.Predicted())
+    encoder, decoder = kvv.backbones.mlp((8, 8, 1), 8, likelihood, hidden=(64,))
+    posterior = kvv.posteriors.DiagonalGaussian(8)
+    vae = kvv.VAE(encoder, decoder, posterior, likelihood, seed=0)
+    vae.compile(keras.optimizers.Adam(5e-4))
+    with pytest.warns(UserWarning, match="stopped in stage 1"):
+        kvv.fit_two_stage(
+            vae,
+            x,
+            epochs=(157, 1),
+            tolerance=None,
+            batch_size=64,
+            callbacks=Stop(157),
+            verbose=0,
+        )
+    assert int(vae.optimizer.iterations) == 3768
+    learned = float(likelihood.variance_model.stage1.predict({}))
+    closed_form = vae.evaluate(x, verbose=0, return_dict=True)["mse"] / 64
+    assert learned == pytest.approx(closed_form, rel=0.05)
+    # It has come a long way: the first batch's error is over ten times as large.
+    assert learned < 0.1 * np.mean((x - 0.5) ** 2)
+
+
 class Stop(keras.callbacks.Callback):
     """Ends training after some epochs."""
 
