@@ -162,12 +162,14 @@ class Predicted(Variance):
         first = self.stage1 is None
         # Layers are closed to new weights once built; this opens this one again.
         self._tracker.unlock()
-        self._add_stage1(stage1)
-        if first:
-            self._build_stage1()
-        else:
-            kvv_ops.build_once(self.stage1, self._error_shape)
-        self._tracker.lock()
+        try:
+            self._add_stage1(stage1)
+            if first:
+                self._build_stage1()
+            else:
+                kvv_ops.build_once(self.stage1, self._error_shape)
+        finally:
+            self._tracker.lock()
         self._stage.assign(1)
         self.stage1_epochs.assign(0)
         self.previous_loss.assign(math.inf)
