@@ -62,20 +62,71 @@ def test_load_without_download_fails_at_once(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
-def test_load_says_what_to_do_without_a_network(tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", ["no network", "another file"])
+def test_load_says_what_to_do_without_a_download(kind, tmp_path, monkeypatch):
     import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.download import download_manager
 
-    def unreachable(self):
-        raise OSError("name resolution failed.")
+    def fails(self):
+        if kind == "no network":
+            raise OSError("name resolution failed.")
+        # What the host of CelebA sends once its quota is used up.
+        raise download_manager.NonMatchingChecksumError("wrong checksum.", "path")
 
-    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", unreachable)
-    with pytest.raises(ConnectionError, match="name resolution.*`data_dir`"):
-        datasets.load("fashion_mnist", data_dir=str(tmp_path))
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", fails)
+    with pytest.raises(ConnectionError, match="`data_dir`.*`from_folder`.*celeb_a"):
+        datasets.load("celeb_a", data_dir=str(tmp_path))
 
 
 def test_load_rejects_another_name(tmp_path):
-    with pytest.raises(ValueError, match="Received: name=cifar10"):
-        datasets.load("cifar10", data_dir=str(tmp_path))
+    with pytest.raises(ValueError, match="Received: name=cifar100"):
+        datasets.load("cifar100", data_dir=str(tmp_path))
+
+
+@pytest.fixture
+def fake_tfds(monkeypatch):
+    """TFDS's own stand-in for its data sets: random images, the real features."""
+    import tensorflow_datasets as tfds
+
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "is_prepared", lambda self: True)
+    with tfds.testing.mock_data(num_examples=5):
+        yield tfds
+
+
+@pytest.mark.parametrize(
+    "name, preparation, shape",
+    [
+        ("cifar10", {}, (32, 32, 3)),
+        ("svhn_cropped", {"size": 28}, (28, 28, 3)),
+        ("celeb_a", {"size": 64, "crop": 140}, (64, 64, 3)),
+        ("celeb_a", {"size": 128}, (128, 128, 3)),
+    ],
+)
+def test_load_prepares_the_images(name, preparation, shape, fake_tfds):
+    train, test = datasets.load(name, **preparation)
+    streams = datasets.load(name, **preparation, stream=True)
+    examples = list(fake_tfds.load(name, split="train").as_numpy_iterator())
+    raw = np.stack([example["image"] for example in examples])
+    if name == "celeb_a":
+        # TFDS lists them in this order.
+        names = fake_tfds.builder(name).info.features["attributes"]
+        labels = [[e["attributes"][key] for key in names] for e in examples]
+    else:
+        labels = [example["label"] for example in examples]
+    for (x, y), stream in zip((train, test), streams, strict=True):
+        assert x.dtype == np.uint8 and x.shape == (5, *shape)
+        np.testing.assert_array_equal(x, datasets.resize(raw, **preparation))
+        np.testing.assert_array_equal(y, labels)
+        assert y.dtype == (bool if name == "celeb_a" else np.int64)
+        assert stream.element_spec[0].shape == shape
+        pairs = list(stream.as_numpy_iterator())
+        np.testing.assert_array_equal(x, [image for image, _ in pairs])
+        np.testing.assert_array_equal(y, [label for _, label in pairs])
+
+
+def test_load_rejects_a_crop_that_does_not_fit(fake_tfds):
+    with pytest.raises(ValueError, match="218 by 178. Received: crop=200"):
+        datasets.load("celeb_a", size=64, crop=200)
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ def test_import_needs_no_heavy_optional_module():
     """None in `sys.modules` makes an import raise: Keras itself tries two of these."""
     source = (
         "import sys\n"
-        "heavy = 'tensorflow_datasets', 'matplotlib', 'sklearn'\n"
+        "heavy = 'tensorflow_datasets', 'matplotlib', 'sklearn', 'PIL'\n"
         "sys.modules.update(dict.fromkeys(heavy))\n"
         "import keras_vae_variance\n"
         "assert not any(sys.modules[name] for name in heavy)\n"

@@ -1,0 +1,19 @@
+"""Data sets: the papers', synthetic ones of known density, and users' own images."""
+
+from .files import from_folder
+from .handwritten import digits
+from .images import resize
+from .noise import noisy_regions
+from .synthetic import Plane, hypersphere, plane
+from .tfds import load
+
+__all__ = [
+    "Plane",
+    "digits",
+    "from_folder",
+    "hypersphere",
+    "load",
+    "noisy_regions",
+    "plane",
+    "resize",
+]
