@@ -1,12 +1,12 @@
-"""The backbones: the paper's layers, shapes, gradients, saving, dtypes, errors."""
+"""depth_to_space and mlp: the papers' layers, shapes, saving, dtypes, errors."""
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from networks import ClassHeads, Heads, arrays, layer_parameters
 
 from keras_vae_variance.backbones import depth_to_space, mlp
-from keras_vae_variance.types import Head
 
 BACKBONES = [depth_to_space, mlp]
 IMAGE_SHAPES = [
@@ -20,39 +20,6 @@ IMAGE_SHAPES = [
     (64, 64, 3),
     (128, 128, 3),
 ]
-
-
-class Heads:
-    """What a backbone sees of a likelihood."""
-
-    def __init__(self, **variance_shapes):
-        self.variance_shapes = variance_shapes
-
-    def heads(self, x_shape):
-        specs = {"mean": Head(x_shape)}
-        for name, shape in self.variance_shapes.items():
-            specs[name] = Head(shape or x_shape, role="variance")
-        return specs
-
-
-class ClassHeads:
-    """A likelihood of several numbers a pixel, whose head has no mean."""
-
-    def __init__(self, *classes):
-        self.classes = classes
-
-    def heads(self, x_shape):
-        return {"logits": Head((*x_shape[:-1], *self.classes), "softplus")}
-
-
-def arrays(shape, latent_dim, batch=2):
-    random = np.random.default_rng(0)
-    x = random.uniform(size=(batch, *shape)).astype("float32")
-    return x, random.normal(size=(batch, latent_dim)).astype("float32")
-
-
-def layer_parameters(model):
-    return {layer.name: layer.count_params() for layer in model.layers if layer.weights}
 
 
 def block_shuffle(x, block):

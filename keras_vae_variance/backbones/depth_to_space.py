@@ -88,21 +88,18 @@ def depth_to_space(input_shape, latent_dim, likelihood, mean_activation="sigmoid
 
     z = keras.Input((latent_dim,), name="z")
     tap, last = _decoder_maps(z, start, halvings)
-    outputs = {}
-    for name, head in likelihood.heads(shape).items():
-        activation = heads.activation_of(name, head, mean_activation)
-        if not heads.is_image_head(head, shape):
-            outputs[name] = heads.dense_head(tap, name, head, activation)
-            continue
+
+    def image_head(name, head, activation):
         x = last
         if head.role == "variance":
             x = _variance_map(tap, min(_TAP, halvings), name)
         # The costly layer on CPUs, for its few channels. A 3x3 convolution before the
         # last D2S, to 4 channels for each of these, can express the same map at 2.5
         # times the speed; the plain layer keeps the paper's parameters.
-        outputs[name] = heads.conv_head(
-            _fit(x, margins), name, head, activation, 5, padding="valid"
-        )
+        x = _fit(x, margins)
+        return heads.conv_head(x, name, head, activation, 5, padding="valid")
+
+    outputs = heads.outputs(likelihood, shape, mean_activation, tap, image_head)
     return encoder, keras.Model(z, outputs, name="decoder")
 
 

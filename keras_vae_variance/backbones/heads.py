@@ -10,12 +10,16 @@ import numbers
 
 import keras
 
+from keras_vae_variance.backbones import layers
+
 __all__ = [
-    "activation_of",
     "check_arguments",
+    "check_image_arguments",
+    "check_sizes",
     "conv_head",
     "dense_head",
-    "is_image_head",
+    "outputs",
+    "transposed_head",
 ]
 
 
@@ -54,31 +58,69 @@ def check_arguments(input_shape, latent_dim, likelihood):
     return tuple(map(int, shape))
 
 
-def activation_of(name, head, mean_activation):
-    """Activation of one head: the backbone's for `"mean"`, else the head's own.
+def check_image_arguments(input_shape, latent_dim, likelihood):
+    """Check what a backbone for images is given, as `check_arguments`.
 
     Args:
-        name: name of the head.
-        head: its `types.Head`.
-        mean_activation: activation that the user chose for the mean.
-
-    Returns:
-        What Keras layers take as `activation`; None is linear.
-    """
-    return mean_activation if name == "mean" else head.activation
-
-
-def is_image_head(head, input_shape):
-    """Whether a head has numbers for each pixel, rather than for a whole image.
-
-    Args:
-        head: a `types.Head`.
         input_shape: `(height, width, channels)`.
+        latent_dim: number of latent variables, a positive integer.
+        likelihood: an object with a method `heads(input_shape)`.
 
     Returns:
-        True for heads `(height, width, ...)`.
+        `input_shape` as a tuple of ints.
+
+    Raises:
+        ValueError: as `check_arguments`, and for a shape of another rank.
     """
-    return len(head.shape) > 2 and tuple(head.shape[:2]) == tuple(input_shape[:2])
+    shape = check_arguments(input_shape, latent_dim, likelihood)
+    if len(shape) != 3:
+        raise ValueError(
+            "input_shape must be (height, width, channels); for other data use another "
+            f"backbone, such as mlp. Received: input_shape={input_shape}"
+        )
+    return shape
+
+
+def check_sizes(**sizes):
+    """Check the sizes of a network, such as its channels.
+
+    Args:
+        **sizes: values by the name of the backbone's argument.
+
+    Raises:
+        ValueError: for one that is not a positive integer.
+    """
+    for name, value in sizes.items():
+        if not _is_positive_integer(value):
+            raise ValueError(
+                f"{name} must be a positive integer. Received: {name}={value}"
+            )
+
+
+def outputs(likelihood, input_shape, mean_activation, dense_input, image_head=None):
+    """Make the decoder's outputs, one for each head of the likelihood.
+
+    Args:
+        likelihood: asked for the heads by `likelihood.heads(input_shape)`.
+        input_shape: shape of one example.
+        mean_activation: activation of the head named `"mean"`; the others bring theirs.
+        dense_input: symbolic tensor from which a dense layer makes each head that has
+            not numbers for each pixel, `(height, width, ...)`.
+        image_head: function of a head's name, its `types.Head` and its activation that
+            makes an output with numbers for each pixel; None makes all heads dense.
+
+    Returns:
+        Dict of symbolic tensors `(batch, *head.shape)` by head name.
+    """
+    result = {}
+    for name, head in likelihood.heads(input_shape).items():
+        activation = mean_activation if name == "mean" else head.activation
+        is_image = len(head.shape) > 2 and tuple(head.shape[:2]) == input_shape[:2]
+        if image_head is not None and is_image:
+            result[name] = image_head(name, head, activation)
+        else:
+            result[name] = dense_head(dense_input, name, head, activation)
+    return result
 
 
 def dense_head(x, name, head, activation):
@@ -124,6 +166,34 @@ def conv_head(x, name, head, activation, kernel_size, padding="same"):
         name=name,
     )(x)
     return _reshape(x, head)
+
+
+def transposed_head(x, name, head, activation, kernel_size, strides=1):
+    """Add an output with numbers for each pixel by a transposed convolution.
+
+    Args:
+        x: symbolic tensor `(batch, rows, columns, channels)`. Where `strides` times its
+            sides are more than the image's, the surplus is cut off at the bottom and at
+            the right.
+        name: name of the head and of the transposed convolution.
+        head: its `types.Head`, `(height, width, ...)`.
+        activation: activation of the transposed convolution.
+        kernel_size: side of the kernel.
+        strides: factor by which the sides of `x` grow.
+
+    Returns:
+        Symbolic tensor `(batch, *head.shape)`, float32.
+    """
+    x = keras.layers.Conv2DTranspose(
+        math.prod(head.shape[2:]),
+        kernel_size,
+        strides=strides,
+        padding="same",
+        activation=activation,
+        dtype="float32",
+        name=name,
+    )(x)
+    return _reshape(layers.crop(x, head.shape, dtype="float32"), head)
 
 
 def _reshape(x, head):

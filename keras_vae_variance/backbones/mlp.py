@@ -1,10 +1,10 @@
-"""Fully connected networks, for vectors and small images."""
+"""Fully connected networks, for vectors, small images and latent codes."""
 
 import keras
 
 from keras_vae_variance.backbones import heads
 
-__all__ = ["mlp"]
+__all__ = ["mlp", "second_stage"]
 
 
 def mlp(
@@ -60,10 +60,65 @@ def mlp(
 
     z = keras.Input((latent_dim,), name="z")
     last = _hidden_layers(z, reversed(hidden))
-    outputs = {}
-    for name, head in likelihood.heads(shape).items():
-        activation = heads.activation_of(name, head, mean_activation)
-        outputs[name] = heads.dense_head(last, name, head, activation)
+    outputs = heads.outputs(likelihood, shape, mean_activation, last)
+    return encoder, keras.Model(z, outputs, name="decoder")
+
+
+def second_stage(
+    input_shape,
+    latent_dim,
+    likelihood,
+    mean_activation=None,
+    hidden=(1024, 1024, 1024),
+):
+    """Make the networks of a second-stage VAE, which models another VAE's codes.
+
+    P1, Sec. 6 and App. I, after Dai and Wipf, "Diagnosing and Enhancing VAE Models"
+    (2019), Sec. 4. The encoder and the decoder are alike:
+
+        dense 1024, 1024, 1024, relu; the input again, concatenated; the heads
+
+    so that a code can pass both networks linearly. The encoder's heads are the
+    posterior's, and the encoder here ends at the concatenation.
+
+    Args:
+        input_shape: shape of one example, `(latent_dim,)` of the first stage for codes;
+            of any rank, it is flattened.
+        latent_dim: number of latent variables; in the papers that of the first stage.
+        likelihood: asked for the decoder's outputs by `likelihood.heads(input_shape)`.
+        mean_activation: activation of the head named `"mean"`: None for unscaled data,
+            as codes are.
+        hidden: units of the encoder's hidden layers, first to last; the decoder has
+            them in reverse.
+
+    Returns:
+        The encoder, `(batch, *input_shape)` to `(batch, size + hidden[-1])` with `size`
+        the product of `input_shape`, and the decoder, `(batch, latent_dim)` to a dict
+        of `(batch, *head.shape)` by head name.
+
+    Raises:
+        ValueError: for a shape, a latent dimension or a likelihood that cannot be used.
+
+    Example:
+        >>> import numpy as np
+        >>> import keras_vae_variance as kvv
+        >>> likelihood = kvv.likelihoods.Gaussian(kvv.variances.Learned())
+        >>> encoder, decoder = kvv.backbones.second_stage((16,), 16, likelihood)
+        >>> encoder.output_shape
+        (None, 1040)
+        >>> decoder.predict(np.zeros((5, 16)), verbose=0)["mean"].shape
+        (5, 16)
+    """
+    shape = heads.check_arguments(input_shape, latent_dim, likelihood)
+
+    x = keras.Input(shape, name="x")
+    flat = keras.layers.Flatten()(x)
+    features = keras.layers.Concatenate()([flat, _hidden_layers(flat, hidden)])
+    encoder = keras.Model(x, features, name="encoder")
+
+    z = keras.Input((latent_dim,), name="z")
+    last = keras.layers.Concatenate()([z, _hidden_layers(z, reversed(hidden))])
+    outputs = heads.outputs(likelihood, shape, mean_activation, last)
     return encoder, keras.Model(z, outputs, name="decoder")
 
 

@@ -1,0 +1,164 @@
+"""Layers in the notation of the papers' appendices, with batch normalisation or not."""
+
+import keras
+
+__all__ = [
+    "BatchNormalization",
+    "convolution",
+    "crop",
+    "dense",
+    "start",
+    "transposed",
+]
+
+
+@keras.saving.register_keras_serializable(package="keras_vae_variance")
+class BatchNormalization(keras.layers.BatchNormalization):
+    """Keras's layer, with the moments of the whole batch over all replicas.
+
+    Keras refuses `synchronized=True` on backends without replicas, also in a saved
+    model's configuration; so it is no argument here.
+
+    Args:
+        **kwargs: as of Keras's layer.
+    """
+
+    def __init__(self, **kwargs):
+        kwargs["synchronized"] = keras.backend.backend() == "tensorflow"
+        super().__init__(**kwargs)
+
+    def get_config(self):
+        config = super().get_config()
+        del config["synchronized"]
+        return config
+
+
+def dense(x, units, name, activation=None, batch_norm=False):
+    """Add a dense layer, batch normalisation where asked for, and an activation.
+
+    Args:
+        x: symbolic tensor `(batch, features)`.
+        units: number of units.
+        name: name of the dense layer; its batch normalisation is `{name}_norm`.
+        activation: comes last; None is linear.
+        batch_norm: whether to normalise. The layer then has no bias, which the
+            normalisation would take away again.
+
+    Returns:
+        Symbolic tensor `(batch, units)`.
+    """
+    return _add(keras.layers.Dense, x, name, activation, batch_norm, units=units)
+
+
+def convolution(
+    x,
+    filters,
+    kernel_size,
+    strides,
+    name,
+    activation="relu",
+    batch_norm=False,
+    padding="same",
+):
+    """Add a convolution, batch normalisation where asked for, and an activation.
+
+    Args:
+        x: symbolic tensor `(batch, rows, columns, channels)`.
+        filters: channels of the result.
+        kernel_size: side of the kernel.
+        strides: factor by which the sides shrink.
+        name: name of the convolution; its batch normalisation is `{name}_norm`.
+        activation: comes last; None is linear.
+        batch_norm: as in `dense`.
+        padding: `"same"` or `"valid"`.
+
+    Returns:
+        Symbolic tensor `(batch, rows / strides, columns / strides, filters)`, rounded
+        up, with `"same"`.
+    """
+    return _add(
+        keras.layers.Conv2D,
+        x,
+        name,
+        activation,
+        batch_norm,
+        filters=filters,
+        kernel_size=kernel_size,
+        strides=strides,
+        padding=padding,
+    )
+
+
+def transposed(
+    x, filters, kernel_size, strides, name, activation="relu", batch_norm=False
+):
+    """Add a transposed convolution, batch normalisation or not, and an activation.
+
+    Args:
+        x: symbolic tensor `(batch, rows, columns, channels)`.
+        filters: channels of the result.
+        kernel_size: side of the kernel.
+        strides: factor by which the sides grow.
+        name: name of the convolution; its batch normalisation is `{name}_norm`.
+        activation: comes last; None is linear.
+        batch_norm: as in `dense`.
+
+    Returns:
+        Symbolic tensor `(batch, rows * strides, columns * strides, filters)`.
+    """
+    return _add(
+        keras.layers.Conv2DTranspose,
+        x,
+        name,
+        activation,
+        batch_norm,
+        filters=filters,
+        kernel_size=kernel_size,
+        strides=strides,
+        padding="same",
+    )
+
+
+def start(z, input_shape, doublings, channels, activation=None, batch_norm=False):
+    """Add a dense layer for the first map of a decoder that doubles its sides.
+
+    Args:
+        z: symbolic tensor `(batch, features)`.
+        input_shape: `(height, width, ...)` of an image.
+        doublings: how often the decoder doubles the sides.
+        channels: channels of the map.
+        activation: of the dense layer.
+        batch_norm: as in `dense`.
+
+    Returns:
+        Symbolic tensor `(batch, rows, columns, channels)` with `rows` and `columns` the
+        image's sides over `2**doublings`, rounded up. The layer's name is `"start"`.
+    """
+    rows, columns = (-(-side // 2**doublings) for side in input_shape[:2])
+    x = dense(z, rows * columns * channels, "start", activation, batch_norm)
+    return keras.layers.Reshape((rows, columns, channels))(x)
+
+
+def crop(x, sides, dtype=None):
+    """Cut off what a map has too much at the bottom and at the right.
+
+    Args:
+        x: symbolic tensor `(batch, rows, columns, channels)`.
+        sides: the wanted height and width first, then anything.
+        dtype: of the result; None for that of the dtype policy.
+
+    Returns:
+        Symbolic tensor `(batch, height, width, channels)`.
+    """
+    surplus = [have - want for have, want in zip(x.shape[1:3], sides[:2], strict=True)]
+    if not any(surplus):
+        return x
+    return keras.layers.Cropping2D([(0, extra) for extra in surplus], dtype=dtype)(x)
+
+
+def _add(layer, x, name, activation, batch_norm, **arguments):
+    if not batch_norm:
+        return layer(activation=activation, name=name, **arguments)(x)
+    x = layer(use_bias=False, name=name, **arguments)(x)
+    x = BatchNormalization(name=f"{name}_norm")(x)
+    return keras.layers.Activation(activation)(x)
