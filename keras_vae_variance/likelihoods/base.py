@@ -1,8 +1,13 @@
-"""What a likelihood is."""
+"""What a likelihood is, and what those with a variance model share."""
 
 import keras
+from keras import ops
 
-__all__ = ["Likelihood"]
+from .. import ops as kvv_ops
+from ..types import Head
+from ..variances import Variance
+
+__all__ = ["Likelihood", "MeanAndVariance"]
 
 
 class Likelihood(keras.layers.Layer):
@@ -15,11 +20,14 @@ class Likelihood(keras.layers.Layer):
     Attributes:
         normalized: whether `p(x|z)` is a density (or a probability) that integrates to
             1 over the data it is used for, so that log likelihoods can be compared.
+        discrete: whether `p(x|z)` is a probability of the levels `i/255`, rather than a
+            density. The two do not compare as they stand: see `metrics.Score`.
         unit_interval: whether `x` must lie in [0, 1].
         batch_statistic: whether training takes a statistic of the batch.
     """
 
     normalized = True
+    discrete = False
     unit_interval = False
     batch_statistic = False
 
@@ -53,6 +61,14 @@ class Likelihood(keras.layers.Layer):
         """Variance of each scalar under `p(x|z)`, of the shape of `x`."""
         raise NotImplementedError
 
+    def diagnostics(self, parameters):
+        """Mean and variance for the logs of training, at little cost for each step.
+
+        They are `mean` and `variance`, or where these take sums over 256 levels, those
+        of the distribution before it was cut into bins.
+        """
+        return self.mean(parameters), self.variance(parameters)
+
     def sample(self, parameters, seed=None):
         """A draw of `p(x|z)`, of the shape of `x`."""
         raise NotImplementedError
@@ -62,3 +78,58 @@ class Likelihood(keras.layers.Layer):
         config = super().get_config()
         config.pop("dtype")
         return config
+
+
+class MeanAndVariance(Likelihood):
+    """Base class of the likelihoods of a mean and a variance model.
+
+    The decoder gives `mean`, final, and what the variance model asks for. A subclass
+    overrides what `Likelihood` says, but for `heads`.
+
+    Args:
+        variance: one of `variances`; kept as `variance_model`.
+
+    Raises:
+        TypeError: if `variance` is not a variance model.
+    """
+
+    def __init__(self, variance, **kwargs):
+        super().__init__(**kwargs)
+        if not isinstance(variance, Variance):
+            raise TypeError(
+                "`variance` must be one of keras_vae_variance.variances, such as "
+                f"variances.Fixed(1.0). Received: variance={variance}"
+            )
+        self.variance_model = variance
+
+    @property
+    def normalized(self):
+        return not self.variance_model.depends_on_x
+
+    @property
+    def batch_statistic(self):
+        return self.variance_model.batch_statistic
+
+    def heads(self, x_shape):
+        mean = {"mean": Head(tuple(x_shape))}
+        return mean | self.variance_model.heads(tuple(x_shape))
+
+    def build(self, x_shape):
+        kvv_ops.build_once(self.variance_model, x_shape)
+
+    def _mean_and_variance(self, x, parameters, latent, training):
+        """The decoder's mean and the model's variance, for a batch of `x`."""
+        mean = ops.cast(parameters["mean"], "float32")
+        squared_error = ops.square(x - mean)
+        v = self.variance_model(squared_error, parameters, latent, training=training)
+        return mean, v
+
+    def get_config(self):
+        variance = keras.saving.serialize_keras_object(self.variance_model)
+        return {**super().get_config(), "variance": variance}
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        variance = keras.saving.deserialize_keras_object(config.pop("variance"))
+        return cls(variance, **config)

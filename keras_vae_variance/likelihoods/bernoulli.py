@@ -35,6 +35,7 @@ class Bernoulli(Likelihood):
     44.361
     """
 
+    discrete = True
     unit_interval = True
 
     def __init__(self, binary=False, **kwargs):

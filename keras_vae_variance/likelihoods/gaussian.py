@@ -4,15 +4,13 @@ import keras
 from keras import ops
 
 from .. import ops as kvv_ops
-from ..types import Head
-from ..variances import Variance
-from .base import Likelihood
+from .base import MeanAndVariance
 
 __all__ = ["Gaussian"]
 
 
 @keras.saving.register_keras_serializable(package="keras_vae_variance")
-class Gaussian(Likelihood):
+class Gaussian(MeanAndVariance):
     """A Gaussian with diagonal covariance.
 
         nll = 1/2 sum_k [ (x_k - mean_k)^2 / v_k + log v_k + log 2 pi ]
@@ -37,36 +35,9 @@ class Gaussian(Likelihood):
     (2,) 58.812
     """
 
-    def __init__(self, variance, **kwargs):
-        super().__init__(**kwargs)
-        if not isinstance(variance, Variance):
-            raise TypeError(
-                "`variance` must be one of keras_vae_variance.variances, such as "
-                f"variances.Fixed(1.0). Received: variance={variance}"
-            )
-        self.variance_model = variance
-
-    @property
-    def normalized(self):
-        return not self.variance_model.depends_on_x
-
-    @property
-    def batch_statistic(self):
-        return self.variance_model.batch_statistic
-
-    def heads(self, x_shape):
-        mean = {"mean": Head(tuple(x_shape))}
-        return mean | self.variance_model.heads(tuple(x_shape))
-
-    def build(self, x_shape):
-        kvv_ops.build_once(self.variance_model, x_shape)
-
     def call(self, x, parameters, latent=None, training=False):
-        squared_error = ops.square(x - ops.cast(parameters["mean"], "float32"))
-        v = self.variance_model(squared_error, parameters, latent, training=training)
-        return 0.5 * kvv_ops.sum_event(
-            squared_error / v + ops.log(v) + kvv_ops.LOG_2_PI
-        )
+        mean, v = self._mean_and_variance(x, parameters, latent, training)
+        return -kvv_ops.gaussian_log_prob(x, mean, v)
 
     def mean(self, parameters):
         return ops.cast(parameters["mean"], "float32")
@@ -79,13 +50,3 @@ class Gaussian(Likelihood):
         mean = self.mean(parameters)
         noise = kvv_ops.normal(ops.shape(mean), seed)
         return mean + ops.sqrt(self.variance_model.predict(parameters)) * noise
-
-    def get_config(self):
-        variance = keras.saving.serialize_keras_object(self.variance_model)
-        return {**super().get_config(), "variance": variance}
-
-    @classmethod
-    def from_config(cls, config):
-        config = dict(config)
-        variance = keras.saving.deserialize_keras_object(config.pop("variance"))
-        return cls(variance, **config)

@@ -1,5 +1,12 @@
 """What is measured of a trained VAE."""
 
 from .likelihood import log_likelihood
+from .scores import Score, dequantize, equivalent_beta, equivalent_variance
 
-__all__ = ["log_likelihood"]
+__all__ = [
+    "Score",
+    "dequantize",
+    "equivalent_beta",
+    "equivalent_variance",
+    "log_likelihood",
+]
