@@ -2,10 +2,11 @@
 
 import math
 import numbers
+import random
 
 import keras
 
-__all__ = ["Regularizer"]
+__all__ = ["RandomRegularizer", "Regularizer"]
 
 
 class Regularizer(keras.layers.Layer):
@@ -62,3 +63,23 @@ class Regularizer(keras.layers.Layer):
         config = super().get_config()
         config.pop("dtype")
         return {**config, "weight": self.initial_weight}
+
+
+class RandomRegularizer(Regularizer):
+    """Base class of the regularizers that draw random numbers.
+
+    Attributes:
+        seed_generator: the source of the draws, whose state a model saves.
+    """
+
+    def __init__(self, weight=1.0, seed=None, **kwargs):
+        super().__init__(weight, **kwargs)
+        if seed is not None and not isinstance(seed, numbers.Integral):
+            raise ValueError(
+                f"`seed` must be an integer or None. Received: seed={seed}"
+            )
+        self.seed = random.randrange(2**31) if seed is None else int(seed)
+        self.seed_generator = keras.random.SeedGenerator(self.seed)
+
+    def get_config(self):
+        return {**super().get_config(), "seed": self.seed}
