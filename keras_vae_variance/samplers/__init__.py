@@ -4,6 +4,7 @@ from .aggregate import AggregatePosterior
 from .base import Sampler
 from .gaussian_mixture import GaussianMixture
 from .prior import OptimalPrior, Prior
+from .second_stage import SecondStage
 
 __all__ = [
     "AggregatePosterior",
@@ -11,4 +12,5 @@ __all__ = [
     "OptimalPrior",
     "Prior",
     "Sampler",
+    "SecondStage",
 ]

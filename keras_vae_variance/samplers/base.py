@@ -6,19 +6,19 @@ import random
 import numpy as np
 import tensorflow as tf
 from keras import ops
-from tensorflow_probability import distributions as tfd
 
 from ..data import batches
+from ..ops import host
 
-__all__ = ["Mixture", "Sampler", "posteriors", "stateless_seed"]
-
-CHUNK = 2**22  # numbers that a mixture holds at a time, of 8 bytes each
+__all__ = ["Sampler", "check_codes", "in_chunks", "posteriors", "stateless_seed"]
 
 
 class Sampler:
     """A distribution of latent vectors that is fitted to a trained VAE.
 
     A user calls `fit`, then `sample`, `log_prob`, `distribution`, `save` and `load`.
+    On every backend of Keras TensorFlow draws; there `sample` and `log_prob` take and
+    give the backend's tensors, and `distribution` is one of TensorFlow's own.
 
     A subclass with a density overrides two methods, and `get_config` where its
     constructor takes arguments:
@@ -90,7 +90,8 @@ class Sampler:
         Raises:
             ValueError: if the sampler is not fitted, or the seed of another form.
         """
-        return self.distribution.sample(n, seed=stateless_seed(seed))
+        z = self.distribution.sample(n, seed=stateless_seed(seed))
+        return ops.convert_to_tensor(host(z))
 
     def log_prob(self, z):
         """Log density of latent vectors.
@@ -105,13 +106,8 @@ class Sampler:
             ValueError: if the sampler is not fitted, or `z` is of another shape.
         """
         (latent_dim,) = self.distribution.event_shape
-        z = tf.cast(z, tf.float32)
-        # TFP would broadcast a single column without a word.
-        if z.shape.rank != 2 or z.shape[1] != latent_dim:
-            raise ValueError(
-                f"`z` must be of shape (n, {latent_dim}). Received: z.shape={z.shape}"
-            )
-        return self.distribution.log_prob(z)
+        log_prob = self.distribution.log_prob(check_codes(z, latent_dim))
+        return ops.convert_to_tensor(host(log_prob))
 
     def save(self, path):
         """Writes the fitted sampler to one `.npz` file, without pickle.
@@ -208,7 +204,7 @@ def stateless_seed(seed):
     if isinstance(seed, (int, np.integer)):
         words = np.random.SeedSequence(int(seed)).generate_state(2)
         return tf.constant(words.view(np.int32))
-    seed = tf.convert_to_tensor(seed)
+    seed = tf.convert_to_tensor(host(seed))
     if seed.shape != (2,) or not seed.dtype.is_integer:
         raise ValueError(
             f"`seed` must be an int, or integers of shape (2,). Received: seed={seed}"
@@ -216,78 +212,28 @@ def stateless_seed(seed):
     return tf.cast(seed, tf.int32)
 
 
-class Mixture(tfd.MixtureSameFamily):
-    """A mixture of Gaussians with a fast density and fast draws.
-
-        log p(z) = logsumexp_k [ log w_k + log N(z; mu_k, S_k) ]
-
-    Each `log N` is linear in features of `z`, its entries and their products, so that
-    one matrix product gives all components. TFP's own class solves a triangular
-    system for each, and draws from every component to keep one.
-
-    The product loses to cancellation what differences `z - mu_k` would keep (six digits
-    where `mu_k` is a thousand standard deviations from 0), hence the float64. Points
-    are taken in chunks, which bounds the memory.
-
-    A subclass overrides `_coefficients`, `_features` and `_place`.
-    """
-
-    def __init__(self, mixture_distribution, components_distribution, name="Mixture"):
-        parameters = dict(locals())
-        super().__init__(mixture_distribution, components_distribution, name=name)
-        self._parameters = parameters
-        logits = tf.cast(mixture_distribution.logits_parameter(), tf.float64)
-        self._cdf = tf.cumsum(tf.nn.softmax(logits))
-        constant, weights = self._coefficients()
-        self._constant = constant + tf.nn.log_softmax(logits)
-        self._weights = tf.transpose(weights)
-
-    @classmethod
-    def _parameter_properties(cls, dtype, num_classes=None):
-        # TFP wants it beside each __init__: the arguments are those of the parent.
-        return super()._parameter_properties(dtype, num_classes)
-
-    def _coefficients(self):
-        """Returns `c` of shape (K,) and `W` of (K, F): `log N_k = c_k + W_k . f(z)`."""
-        raise NotImplementedError
-
-    def _features(self, z):
-        """Returns `f(z)` of shape `(n, F)` for `z` of `(n, latent_dim)`, in float64."""
-        raise NotImplementedError
-
-    def _place(self, index, noise):
-        """Returns draws of the components `index` made of standard normal `noise`."""
-        raise NotImplementedError
-
-    def _log_prob(self, x):
-        def log_prob(z):
-            features = self._features(tf.cast(z, tf.float64))
-            joint = self._constant + features @ self._weights
-            return tf.reduce_logsumexp(tf.cast(joint, self.dtype), axis=-1)
-
-        size = CHUNK // sum(self._weights.shape)
-        result = _in_chunks(log_prob, [tf.reshape(x, (-1, x.shape[-1]))], size)
-        return tf.reshape(result, tf.shape(x)[:-1])
-
-    def _sample_n(self, n, seed=None):
-        seeds = tf.random.experimental.stateless_split(stateless_seed(seed), 2)
-        # A component a draw, by inversion: draws come in no order.
-        uniform = tf.random.stateless_uniform((n,), seeds[0], dtype=tf.float64)
-        index = tf.searchsorted(self._cdf, uniform * self._cdf[-1], side="right")
-        noise = tf.random.stateless_normal((n, *self.event_shape), seeds[1])
-        size = CHUNK // self.event_shape[0] ** 2
-        return _in_chunks(self._place, [index, noise], size)
+def check_codes(z, latent_dim):
+    """Makes latent vectors a float32 tensor; raises if they are of another shape."""
+    z = tf.cast(host(z), tf.float32)
+    # TFP would broadcast a single column without a word.
+    if z.shape.rank != 2 or z.shape[1] != latent_dim:
+        raise ValueError(
+            f"`z` must be of shape (n, {latent_dim}). Received: z.shape={z.shape}"
+        )
+    return z
 
 
-def _in_chunks(function, rows, size):
+def in_chunks(function, rows, size):
     """Applies `function` to at most `size` rows at a time, eagerly and in graphs."""
     n = tf.shape(rows[0])[0]
-    size = tf.clip_by_value(n, 1, max(size, 1))
+    size = tf.clip_by_value(n, 1, tf.maximum(size, 1))
     count = tf.maximum(-(-n // size), 1)
 
     def split(t):
         padding = [[0, count * size - n], *[[0, 0]] * (t.shape.rank - 1)]
-        return tf.reshape(tf.pad(t, padding), (count, size, *t.shape[1:]))
+        # Static sizes where they are known: functions may need them.
+        row = [tf.shape(t)[i] if s is None else s for i, s in enumerate(t.shape)][1:]
+        return tf.reshape(tf.pad(t, padding), (count, size, *row))
 
     blocks = tf.map_fn(
         lambda blocks: function(*blocks),

@@ -5,7 +5,8 @@ import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
 from ..ops import LOG_2_PI
-from .base import Mixture, Sampler, posteriors
+from .base import Sampler, posteriors
+from .mixtures import Mixture
 
 __all__ = ["GaussianMixture", "TriangularMixture"]
 

@@ -1,0 +1,280 @@
+"""Schedules of the decoder's variance and of the regularizers' weights."""
+
+import bisect
+
+import keras
+import numpy as np
+from keras import ops
+
+from . import ops as kvv_ops
+from .variances import Fixed
+
+__all__ = ["Schedule", "VarianceHistory", "VarianceSchedule", "WeightSchedule"]
+
+
+class Schedule(keras.callbacks.Callback):
+    """Base class of the callbacks that set a number of the model at every step.
+
+    A step is one of the optimizer, counted by its `iterations`, so that a resumed run
+    and a second `fit` go on where the schedule was. The number is a variable of the
+    model: it takes effect in compiled graphs, it is saved with the model and it stays
+    at its last value when training ends. With `steps_per_execution=k` it changes only
+    every `k` steps, where an execution begins.
+
+    A subclass overrides `variable`, `positive` and the docstring.
+
+    Args:
+        schedule: a callable from the step, an int from 0 on, to the number, such as a
+            function or a `keras.optimizers.schedules.LearningRateSchedule`; or the
+            numbers themselves, one for each step, of which the last one holds on.
+
+    Raises:
+        ValueError: if `schedule` is neither, or gives a number that cannot be used;
+            and at the start of `fit`, if the model has no such number.
+    """
+
+    positive = True  # whether 0 is out of range too
+
+    def __init__(self, schedule):
+        super().__init__()
+        self.schedule = schedule
+        if not callable(schedule):
+            self._numbers = self._check_numbers(schedule)
+
+    def variable(self, model):
+        """The variable of `model` that the schedule sets."""
+        raise NotImplementedError
+
+    def set_model(self, model):
+        """Finds the variable, before training begins."""
+        super().set_model(model)
+        self._variable = self.variable(model)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        """Sets the number of this step."""
+        self._variable.assign(self._at(_step(self.model)))
+
+    def _at(self, step):
+        if not callable(self.schedule):
+            return self._numbers[min(step, len(self._numbers) - 1)]
+        number = np.asarray(ops.convert_to_numpy(self.schedule(step)), "float32")
+        if number.shape != () or not self._usable(number):
+            raise ValueError(
+                f"`schedule` must give one {self._range()} number at every step. "
+                f"Received: schedule({step})={number}"
+            )
+        return float(number)
+
+    def _check_numbers(self, schedule):
+        try:
+            numbers = np.asarray(schedule, "float32")
+        except (TypeError, ValueError):
+            numbers = np.zeros(())
+        if numbers.ndim != 1 or not len(numbers):
+            raise ValueError(
+                "`schedule` must be a callable from the step to a number, or a "
+                f"sequence of numbers, one for each step. Received: schedule={schedule}"
+            )
+        usable = self._usable(numbers)
+        if not usable.all():
+            step = int(np.argmin(usable))
+            raise ValueError(
+                f"`schedule` must hold {self._range()} numbers alone. "
+                f"Received: schedule[{step}]={numbers[step]}"
+            )
+        return numbers.tolist()
+
+    def _usable(self, numbers):
+        # In float32, which the variables have: a smaller number would be 0 there.
+        lowest = numbers > 0 if self.positive else numbers >= 0
+        return np.isfinite(numbers) & lowest
+
+    def _range(self):
+        return "positive finite" if self.positive else "finite non-negative"
+
+
+class VarianceSchedule(Schedule):
+    """Drives a fixed decoder variance through a schedule over the optimizer's steps.
+
+        v_t = schedule(t)
+
+    P3, App. A.2: a model whose fixed variance follows the values that a learned one
+    took in another run (see `VarianceHistory`) gives the same results, so that it is
+    the annealing that counts. The value is one of `variances.Fixed`, in squared units
+    of `x`; the validation after an epoch has the last one.
+
+    Args:
+        schedule: a callable from the step, an int from 0 on, to the variance, such as
+            a function, a `keras.optimizers.schedules.LearningRateSchedule` or a
+            `VarianceHistory`; or the variances themselves, one for each step, of which
+            the last one holds on.
+
+    Raises:
+        ValueError: if `schedule` is neither, or gives a variance that is not a positive
+            finite number; and at the start of `fit`, if the model's variance is not
+            `variances.Fixed`.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> import keras_vae_variance as kvv
+    >>> x = np.random.default_rng(0).random((64, 8, 8, 1), "float32")
+    >>> likelihood = kvv.likelihoods.Gaussian(kvv.variances.Fixed(1.0))
+    >>> encoder, decoder = kvv.backbones.mlp((8, 8, 1), 2, likelihood)
+    >>> posterior = kvv.posteriors.DiagonalGaussian(2)
+    >>> vae = kvv.VAE(encoder, decoder, posterior, likelihood)
+    >>> vae.compile(keras.optimizers.Adam(1e-3))
+    >>> schedule = kvv.callbacks.VarianceSchedule([1.0, 0.5])
+    >>> history = vae.fit(x, callbacks=[schedule], verbose=0)
+    >>> float(likelihood.variance_model.predict({}))
+    0.5
+    """
+
+    def variable(self, model):
+        """The value of the model's `Fixed` variance."""
+        variance = _variance_model(model)
+        if not isinstance(variance, Fixed):
+            raise ValueError(
+                "VarianceSchedule sets the value of a fixed variance: make the model "
+                "with likelihoods.Gaussian(variances.Fixed(...)). "
+                f"Received: model with the variance {variance}"
+            )
+        return variance.variance
+
+
+class WeightSchedule(Schedule):
+    """Drives the weight of a regularizer through a schedule over the optimizer's steps.
+
+        loss_t = reconstruction + schedule(t) * term + the other terms
+
+    With the KL and weights that rise from 0 to 1 this is KL annealing. The validation
+    after an epoch has the last weight.
+
+    Args:
+        schedule: a callable from the step, an int from 0 on, to the weight, such as a
+            function or a `keras.optimizers.schedules.LearningRateSchedule`; or the
+            weights themselves, one for each step, of which the last one holds on.
+        term: name of the regularizer's term in the logs.
+
+    Raises:
+        ValueError: if `schedule` is neither, or gives a weight that is not a finite
+            number of at least 0; and at the start of `fit`, if the model has no
+            regularizer of that term.
+
+    Example:
+
+    >>> import keras_vae_variance as kvv
+    >>> annealing = kvv.callbacks.WeightSchedule(lambda step: min(step / 1000, 1.0))
+    """
+
+    positive = False
+
+    def __init__(self, schedule, term="kl"):
+        super().__init__(schedule)
+        self.term = term
+
+    def variable(self, model):
+        """The weight of the model's regularizer of that term."""
+        weights = {r.term: r.weight for r in getattr(model, "regularizers", ())}
+        if self.term not in weights:
+            raise ValueError(
+                "`term` must be that of one of the model's regularizers, "
+                f"{', '.join(weights) or 'of which it has none'}. "
+                f"Received: term={self.term}"
+            )
+        return weights[self.term]
+
+
+class VarianceHistory(keras.callbacks.Callback):
+    """Records the decoder's global variance at every step of `fit`.
+
+    The logs hold means over the batches of an epoch; this holds the variance that each
+    step used, in squared units of `x`, the mean over the pixels where each has its own.
+    Called with a step it gives the variance recorded there, so that
+    `VarianceSchedule(history)` replays the run (P3, Fig. 10 and App. A.2).
+
+    With `steps_per_execution=k` there is one record for `k` steps, that of the first.
+    Of a variance that is a statistic of the batch, such as
+    `variances.MaximumLikelihood`, it is the running average that the model has without
+    `x`. As Keras's `History`, it begins anew with every `fit`.
+
+    Attributes:
+        steps: the optimizer's steps, a list of ints.
+        variance: the variance that each of them used, a list of floats.
+
+    Raises:
+        ValueError: at the start of `fit`, if the model's variance is not a global one
+            but predicted from `z`; and when called without a record.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> import keras_vae_variance as kvv
+    >>> x = np.random.default_rng(0).random((64, 8, 8, 1), "float32")
+    >>> likelihood = kvv.likelihoods.Gaussian(kvv.variances.Learned(initial=1.0))
+    >>> encoder, decoder = kvv.backbones.mlp((8, 8, 1), 2, likelihood)
+    >>> posterior = kvv.posteriors.DiagonalGaussian(2)
+    >>> vae = kvv.VAE(encoder, decoder, posterior, likelihood)
+    >>> vae.compile(keras.optimizers.Adam(1e-3))
+    >>> record = kvv.callbacks.VarianceHistory()
+    >>> history = vae.fit(x, callbacks=[record], verbose=0)
+    >>> record.steps, record.variance[0]
+    ([0, 1], 1.0)
+    >>> replay = kvv.callbacks.VarianceSchedule(record)
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.steps = []
+        self.variance = []
+
+    def __call__(self, step):
+        """The variance at `step`: that of the last record up to it, or of the first."""
+        if not self.steps:
+            raise ValueError(
+                "VarianceHistory holds no record: pass it to `fit` as a callback. "
+                f"Received: step={step}"
+            )
+        return self.variance[max(bisect.bisect_right(self.steps, step) - 1, 0)]
+
+    def set_model(self, model):
+        """Checks that the model has a global variance."""
+        super().set_model(model)
+        variance = _variance_model(model)
+        if variance is None or variance.heads(model.event_shape):
+            raise ValueError(
+                "VarianceHistory records a variance that all examples share, such as "
+                f"variances.Learned. Received: model with the variance {variance}"
+            )
+        self._model_of_variance = variance
+
+    def on_train_begin(self, logs=None):
+        """Forgets an earlier run."""
+        self.steps, self.variance = [], []
+
+    def on_train_batch_begin(self, batch, logs=None):
+        """Records the variance that this step uses."""
+        self.steps.append(_step(self.model))
+        variance = ops.convert_to_numpy(self._model_of_variance.predict({}))
+        self.variance.append(float(np.mean(variance)))
+        # Learned starts within its first step, at the error of its first batch.
+        started = getattr(self._model_of_variance, "started", None)
+        self._starts = started is not None and not kvv_ops.concrete(started)
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Corrects the first record where the variance started within the step."""
+        if self._starts:
+            self.variance[-1] = float(logs["variance"])
+
+
+def _variance_model(model):
+    """The variance part of a model's likelihood, or None."""
+    return getattr(getattr(model, "likelihood", None), "variance_model", None)
+
+
+def _step(model):
+    """The number of steps that the optimizer has taken."""
+    if keras.backend.backend() == "jax":
+        # During `fit` the variables are empty and their values travel as arguments.
+        model.jax_state_sync()
+    return int(kvv_ops.concrete(model.optimizer.iterations))
