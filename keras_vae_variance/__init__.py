@@ -2,21 +2,23 @@
 
 import keras as _keras
 
-if _keras.backend.backend() != "tensorflow":
+if _keras.backend.backend() not in ("tensorflow", "jax", "torch"):
     raise ImportError(
-        "keras_vae_variance needs Keras's TensorFlow backend: set "
-        "KERAS_BACKEND=tensorflow before keras is imported. "
+        "keras_vae_variance trains on Keras's TensorFlow, JAX and torch backends: set "
+        "KERAS_BACKEND to one of tensorflow, jax, torch before keras is imported. "
         f"Received: backend={_keras.backend.backend()}"
     )
 
-from . import (  # noqa: E402 - what it imports needs TensorFlow
+from . import (  # noqa: E402 - what it imports needs such a backend
     backbones,
+    callbacks,
     datasets,
     likelihoods,
     metrics,
     plots,
     posteriors,
     priors,
+    recipes,
     regularizers,
     samplers,
     types,
@@ -29,6 +31,7 @@ __all__ = [
     "VAE",
     "NonFiniteLossError",
     "backbones",
+    "callbacks",
     "datasets",
     "fit_two_stage",
     "likelihoods",
@@ -36,6 +39,7 @@ __all__ = [
     "plots",
     "posteriors",
     "priors",
+    "recipes",
     "regularizers",
     "samplers",
     "types",

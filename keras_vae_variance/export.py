@@ -3,6 +3,8 @@
 import keras
 import tensorflow as tf
 
+from .ops import need_tensorflow
+
 __all__ = ["saved_model"]
 
 
@@ -17,7 +19,11 @@ def saved_model(vae, filepath, sampler=None, verbose=None):
 
     Returns:
         The path that was written.
+
+    Raises:
+        RuntimeError: on another backend of Keras.
     """
+    need_tensorflow("The export of a SavedModel")
     images = tf.TensorSpec((None, *vae.event_shape), tf.float32, name="x")
     latents = tf.TensorSpec((None, vae.latent_dim), tf.float32, name="z")
     count = tf.TensorSpec((), tf.int32, name="num_samples")

@@ -129,14 +129,6 @@ class Fitting:
             self._check_values(x, "x")
         return super().predict(x, batch_size=batch_size, verbose=verbose, **kwargs)
 
-    def _resolve_auto_jit_compile(self):
-        """On a CPU, XLA's convolutions are slower than TensorFlow's own."""
-        import tensorflow as tf
-
-        # Physical ones: asking for logical devices would fix their configuration.
-        accelerators = [d for d in tf.config.list_physical_devices() if d[1] != "CPU"]
-        return bool(accelerators) and super()._resolve_auto_jit_compile()
-
     def check_data(self, x, batch_size=None):
         """Raises what `fit` would of a model or of arrays that it cannot train with.
 

@@ -108,9 +108,8 @@ class Inference:
 
     def _draw_latents(self, num_samples, sampler, seed):
         if sampler is not None:
-            return sampler.sample(
-                num_samples, seed=ops.cast(seed % (2**31 - 1), "int32")
-            )
+            seed = ops.cast(seed % (2**31 - 1), "int32")
+            return sampler.sample(num_samples, seed=seed)
         zeros = ops.zeros((1, self.latent_dim))
         mean, variance = self.prior(zeros, zeros + 1.0, training=False)
         shape = (num_samples, self.latent_dim)

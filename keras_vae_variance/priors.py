@@ -110,7 +110,7 @@ class Floating(Prior):
         self.running.update(ops.stop_gradient(second_moment), batch.total)
         # Without any example the variance would be 0, and the logarithm with it.
         some = batch.total > 0
-        return zeros, ops.where(some, second_moment, self.running.value)
+        return zeros, ops.where(some, second_moment, ops.copy(self.running.value))
 
     def get_config(self):
         return {**super().get_config(), "decay": self.decay}

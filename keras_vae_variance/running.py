@@ -70,13 +70,16 @@ class RunningAverage(keras.layers.Layer):
         else:
             decay, gain = self.decay, 1.0 - self.decay
         enough = ops.logical_and(count > 0, enough)
-        weight = decay * self.weight + gain
+        # Not the variables themselves: JAX compiles no `where` of these.
+        old_value = ops.convert_to_tensor(self.value)
+        old_weight = ops.convert_to_tensor(self.weight)
+        weight = decay * old_weight + gain
         # Not from the initial value on: an initial 1 would leave its rounding error of
         # 6e-8, 6 % of a variance of 1e-6, and all of one of 1e-8.
-        old = ops.where(self.weight > 0, self.value, batch_value)
+        old = ops.where(old_weight > 0, old_value, batch_value)
         new = old + (batch_value - old) * gain / ops.maximum(weight, 1e-30)
-        self.value.assign(ops.where(enough, new, self.value))
-        self.weight.assign(ops.where(enough, weight, self.weight))
+        self.value.assign(ops.where(enough, new, old_value))
+        self.weight.assign(ops.where(enough, weight, old_weight))
 
     def reset(self):
         """Forgets all batches."""

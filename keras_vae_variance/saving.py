@@ -41,6 +41,17 @@ class Saving:
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
         }
 
+    def get_compile_config(self):
+        """What `compile` was given, bound to no backend.
+
+        Keras would save what the default of `jit_compile` is on this backend and
+        device, and a class of torch's own for the optimizer.
+        """
+        config = super().get_compile_config()
+        if config and self.jit_compile == self._resolve_auto_jit_compile():
+            config["jit_compile"] = "auto"
+        return _with_public_optimizers(config)
+
     @classmethod
     def from_config(cls, config):
         """Rebuilds the model from `get_config`."""
@@ -99,3 +110,12 @@ class Saving:
                 f"Received: input_signature={input_signature}, {kwargs}"
             )
         return saved_model(self, filepath, sampler, verbose)
+
+
+def _with_public_optimizers(config):
+    if not isinstance(config, dict):
+        return config
+    config = {key: _with_public_optimizers(value) for key, value in config.items()}
+    if str(config.get("module")).startswith("keras.src.backend.torch.optimizers."):
+        config |= {"module": "keras.optimizers", "registered_name": None}
+    return config

@@ -90,7 +90,7 @@ def fit_two_stage(
     vae.check_data(x, fit_arguments.get("batch_size"))
     configuration = keras.optimizers.serialize(optimizer or vae.optimizer)
     if not fit_arguments.get("initial_epoch"):
-        with vae.distribute_strategy.scope():
+        with vae._scope():
             variance.begin_stage1(_fresh(stage1 or variance.stage1 or Learned()))
         if vae.optimizer.built:
             _recompile(vae, keras.optimizers.serialize(vae.optimizer))
@@ -188,7 +188,7 @@ def _fresh(layer):
 def _recompile(vae, optimizer):
     """Compiles with a new optimizer of the configuration `optimizer`."""
     scaled = isinstance(vae.optimizer, keras.optimizers.LossScaleOptimizer)
-    with vae.distribute_strategy.scope():
+    with vae._scope():
         vae.compile(
             keras.optimizers.deserialize(optimizer),
             run_eagerly=vae.run_eagerly,

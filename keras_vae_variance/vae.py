@@ -15,14 +15,14 @@ from .posteriors import Posterior
 from .priors import Prior, StandardNormal
 from .regularizers import KL, Regularizer
 from .saving import Saving
-from .steps import GlobalMean, NonFiniteLossError, TensorFlowSteps
+from .steps import GlobalMean, NonFiniteLossError, Steps
 from .types import Latent
 
 __all__ = ["VAE", "NonFiniteLossError"]
 
 
 @keras.saving.register_keras_serializable(package="keras_vae_variance")
-class VAE(Fitting, Inference, Saving, TensorFlowSteps, keras.Model):
+class VAE(Fitting, Inference, Saving, Steps, keras.Model):
     """A variational autoencoder, composed of orthogonal parts.
 
         loss = mean over the batch of -log p(x|z) + sum of weight * term,   z ~ q(z|x)
@@ -126,6 +126,7 @@ class VAE(Fitting, Inference, Saving, TensorFlowSteps, keras.Model):
         kvv_ops.build_once(self.likelihood, (None, *self.event_shape))
         self._check_decoder()
         for regularizer in self.regularizers:
+            kvv_ops.build_once(regularizer, (None, *self.event_shape))
             regularizer.check(self.posterior, self.prior)
         terms = [regularizer.term for regularizer in self.regularizers]
         if len(set(terms)) < len(terms):
@@ -231,9 +232,9 @@ class VAE(Fitting, Inference, Saving, TensorFlowSteps, keras.Model):
     def _diagnostics(self, x, parameters, batch):
         """Quantities for the logs, which never enter the objective."""
         parameters = {k: ops.stop_gradient(v) for k, v in parameters.items()}
-        variance = self.likelihood.variance(parameters)
+        mean, variance = self.likelihood.diagnostics(parameters)
         variance = ops.mean(variance, axis=tuple(range(1, len(variance.shape))))
-        mse = kvv_ops.sum_event(ops.square(x - self.likelihood.mean(parameters)))
+        mse = kvv_ops.sum_event(ops.square(x - mean))
         return {"variance": _mean(batch, variance), "mse": _mean(batch, mse)}
 
     def prepare(self, x):

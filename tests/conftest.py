@@ -5,6 +5,9 @@ import os
 # Before TensorFlow is imported, which reads them once.
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+if os.environ["KERAS_BACKEND"] == "jax":
+    # JAX compiles every operation of every shape, and the tests compute little.
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import subprocess
 import sys

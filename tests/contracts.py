@@ -28,6 +28,7 @@ L = 2
 # Constructor arguments; a callable makes a new part each time. Between them, the
 # entries of a class give each argument a value that is not its default.
 ARGUMENTS = {
+    variances.Baggins: [{"information_factor": 1.0, "decay": 0.9}],
     variances.Fixed: [{"value": 0.3}],
     variances.Learned: [{}, {"per_pixel": True, "initial": 0.1, "rate": 1.0}],
     variances.MaximumLikelihood: [
@@ -47,6 +48,12 @@ ARGUMENTS = {
         {"variance": variances.Predicted},
     ],
     likelihoods.Bernoulli: [{}, {"binary": True}],
+    likelihoods.Categorical: [{}],
+    likelihoods.BitwiseCategorical: [{}],
+    likelihoods.LogisticMixture: [{"num_components": 3}],
+    likelihoods.DiscretizedGaussian: [{}, {"variance": variances.Predicted}],
+    likelihoods.DiscretizedLogistic: [{}, {"variance": variances.Predicted}],
+    likelihoods.StudentT: [{}],
     posteriors.DiagonalGaussian: [
         {"latent_dim": L},
         {"latent_dim": L, "link": "softplus"},
@@ -59,6 +66,13 @@ ARGUMENTS = {
     priors.Floating: [{"decay": 0.9}],
     regularizers.KL: [{"weight": 2.0}],
     regularizers.BILBO: [{"weight": 2.0}],
+    regularizers.DIP: [
+        {"weight": 2.0},
+        {"kind": "II", "weight": 2.0, "diagonal_factor": 3.0},
+    ],
+    regularizers.MMD: [{"weight": 2.0, "seed": 1}],
+    regularizers.LatentNorm: [{"weight": 2.0}],
+    regularizers.DecoderGradientPenalty: [{"weight": 2.0, "seed": 1}],
 }
 
 
@@ -128,6 +142,11 @@ class Use:
     def variables(self):
         return self.part.variables + (self.prior.variables if self.prior else [])
 
+    @property
+    def draws(self):
+        """Names of what is random: it goes by place in the batch, not by example."""
+        return {"sample", "term"} if self.part._seed_generators else {"sample"}
+
     def data(self, n, seed=0):
         """Arrays that the part is called with."""
         random = np.random.default_rng(seed)
@@ -143,12 +162,17 @@ class Use:
                     arrays[name] = random.normal(size=(n, *head.shape))
         return {name: array.astype("float32") for name, array in arrays.items()}
 
+    def latent(self, data):
+        """A `types.Latent` of a shared variance and a standard normal prior."""
+        shared = ops.full((1, L), 0.5)
+        standard = 0.0 * shared, 0.0 * shared + 1.0
+        return kvv.types.Latent(data["z_mean"] + 0.1, data["z_mean"], shared, *standard)
+
     def __call__(self, data, training=False):
         data = {name: ops.convert_to_tensor(array) for name, array in data.items()}
         part, mean = self.part, data["z_mean"]
         shared = ops.full((1, L), 0.5)
-        standard = 0.0 * shared, 0.0 * shared + 1.0
-        latent = kvv.types.Latent(mean + 0.1, mean, shared, *standard)
+        latent = self.latent(data)
         if isinstance(part, variances.Variance):
             r2 = ops.square(data["x"] - data["mean"])
             v = part(r2, data, latent, training=training)

@@ -40,6 +40,22 @@ def bernoulli_nll(x, logits):
     return -sum_event(x * log_p + (1 - x) * log_not_p)
 
 
+def log_bin(distribution, level, mean, scale):
+    """Log probability of the bin of each level `i/255` under a symmetric distribution.
+
+    A difference of distribution functions, on the side where both are small; the first
+    and the last bin are open-ended.
+    """
+    level, mean, scale = (float64(a) for a in (level, mean, scale))
+    a, b = ((level + half) / 255 - mean for half in (-0.5, 0.5))
+    a, b = a / scale, b / scale
+    upper, lower = np.where(a + b > 0, -a, b), np.where(a + b > 0, -b, a)
+    log_upper, log_lower = distribution.logcdf(upper), distribution.logcdf(lower)
+    inner = log_upper + np.log(-np.expm1(log_lower - log_upper))
+    first, last = distribution.logcdf(b), distribution.logsf(a)
+    return np.where(level == 0, first, np.where(level == 255, last, inner))
+
+
 def gaussian_kl(mu, s2, m, S2):
     """KL of diagonal Gaussians by TFP, of each example."""
     mu, s2, m, S2 = np.broadcast_arrays(*(float64(a) for a in (mu, s2, m, S2)))
@@ -106,6 +122,40 @@ def bilbo(mu, s2):
     mu, s2 = float64(mu), float64(s2).reshape(-1)
     moments = np.mean(mu**2, axis=0)  # diagonal of M_B
     return 0.5 * np.linalg.slogdet(np.eye(len(s2)) + np.diag(moments / s2))[1]
+
+
+def dip(mu, s2, kind, factor):
+    """DIP-VAE's penalty, without its weight."""
+    c = np.atleast_2d(np.cov(float64(mu).T, bias=True))
+    if kind == "II":
+        c = c + np.diag(np.mean(float64(s2), axis=0))
+    off = sum(c[i, j] ** 2 for i, j in np.ndindex(*c.shape) if i != j)
+    return off + factor * np.sum((np.diag(c) - 1) ** 2)
+
+
+def multiquadratic(a, b):
+    """The inverse multiquadratic kernel of two points, summed over 7 scales."""
+    distance = np.sum((float64(a) - b) ** 2)
+    scales = [2 * len(a) * s for s in (0.1, 0.2, 0.5, 1, 2, 5, 10)]
+    return sum(c / (c + distance) for c in scales)
+
+
+def mmd(z, p, weights=None):
+    """The unbiased squared MMD of two samples, by double loops.
+
+    Pairs of `z` count by the product of their weights.
+    """
+    weights = np.ones(len(z)) if weights is None else float64(weights)
+
+    def within(t, weights):
+        pairs = [(i, j) for i, j in np.ndindex(len(t), len(t)) if i != j]
+        kernels = [multiquadratic(t[i], t[j]) for i, j in pairs]
+        return np.average(kernels, weights=[weights[i] * weights[j] for i, j in pairs])
+
+    across = np.average(
+        [[multiquadratic(a, b) for b in p] for a in z], axis=0, weights=weights
+    )
+    return within(z, weights) + within(p, np.ones(len(p))) - 2 * np.mean(across)
 
 
 def running_average(values, decay):

@@ -59,8 +59,9 @@ def test_statistics_and_starts_were_reached(results):
 
 def test_noise_differs_between_replicas_and_steps(results):
     draws = results["draws"]
-    first, second, third, fourth = map(tuple, draws["reconstruction"])
-    assert len({first, second, third, fourth}) == 4
+    for name in ("reconstruction", "penalty"):
+        first, second, third, fourth = map(tuple, draws[name])
+        assert len({first, second, third, fourth}) == 4
     # The rest is equal.
     assert all(values == draws["kl"][0] for values in draws["kl"])
 

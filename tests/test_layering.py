@@ -26,10 +26,16 @@ ALLOWED = {
     # These get a model as an argument.
     "backbones": {"types"},
     **dict.fromkeys(["samplers", "metrics", "plots"], CORE),
-    "samplers.second_stage": CORE | {"vae"},
+    # A composition itself.
+    "samplers.second_stage": PARTS | {"vae", "backbones"},
     "datasets": {"data"},
 }
-SIBLINGS = {"backbones": {"heads"}, "samplers": {"base", "mixtures"}}
+SIBLINGS = {
+    "backbones": {"heads", "layers"},
+    "datasets": {"base", "images"},
+    "likelihoods": {"base", "levels"},
+    "samplers": {"base", "mixtures"},
+}
 
 
 def imported(source, module):

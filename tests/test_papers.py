@@ -17,7 +17,13 @@ from keras_vae_variance.likelihoods import Gaussian
 from keras_vae_variance.posteriors import ConstantGaussian, DiagonalGaussian
 from keras_vae_variance.priors import Floating
 from keras_vae_variance.regularizers import BILBO, KL
-from keras_vae_variance.variances import Fixed, Learned, MaximumLikelihood, Predicted
+from keras_vae_variance.variances import (
+    Baggins,
+    Fixed,
+    Learned,
+    MaximumLikelihood,
+    Predicted,
+)
 
 log, pi = np.log, np.pi
 N, SHAPE, D, L = 7, (3, 2, 2), 12, 2
@@ -313,6 +319,57 @@ def test_p1_equation_10_objective_of_a_step(x, noise, row):
     assert history["loss"] == [pytest.approx(expected, rel=1e-5)]
 
 
+def test_p1_section_6_second_stage():
+    """Three layers of 1024 and the input before the heads; one learned variance."""
+    vae = kvv.samplers.SecondStage()._make(16)
+    networks = (vae.encoder, vae.posterior.mean, vae.posterior.spread, vae.decoder)
+    kernels = [w.shape for part in networks for w in part.weights if "kernel" in w.path]
+    hidden, head = [(16, 1024), (1024, 1024), (1024, 1024)], (16 + 1024, 16)
+    assert kernels == [*hidden, head, head, *hidden, head]
+    (parameter,) = vae.likelihood.trainable_weights
+    assert parameter.shape == () and isinstance(vae.likelihood.variance_model, Learned)
+    assert vae.decoder.get_layer("mean").activation is keras.activations.linear
+
+
+def latent_of(mu, s2):
+    standard = np.zeros((1, L), "float32"), np.ones((1, L), "float32")
+    return kvv.types.Latent(mu, mu, np.full((1, L), s2, "float32"), *standard)
+
+
+def test_p1_section_6_latent_terms_of_the_models_compared(monkeypatch):
+    """WAE-MMD's discrepancy, RAE's norm and RAE-GP's Jacobian, at weight 1."""
+    mu, prior = array(N, L), array(N, L, seed=1)
+    kernel = oracles.float64(array(L, D, seed=2))
+
+    def decode(z):
+        return {"mean": tf.sin(z @ tf.constant(kernel, tf.float32))}
+
+    monkeypatch.setattr(kvv_ops, "normal", lambda shape, seed: tf.constant(prior))
+    actual = kvv.regularizers.MMD()(None, latent_of(mu, 1.0))
+    assert float(actual) == pytest.approx(oracles.mmd(mu, prior), abs=2e-6)
+    actual = kvv.regularizers.LatentNorm()(None, latent_of(mu, 1.0))
+    np.testing.assert_allclose(actual, np.sum(mu**2, axis=1) / 2, rtol=1e-6)
+
+    # With u one of the D unit vectors after the other, |J^T u|^2 adds up to |J|_F^2.
+    penalty = kvv.regularizers.DecoderGradientPenalty()
+    total = np.zeros(N)
+    for k in range(D):
+        u = np.tile(np.eye(D, dtype="float32")[k], (N, 1))
+        monkeypatch.setattr(kvv_ops, "normal", lambda shape, seed, u=u: tf.constant(u))
+        total += penalty(None, latent_of(mu, 1.0), decode=decode)
+    jacobian = np.cos(mu @ kernel)[:, :, None] * kernel.T
+    np.testing.assert_allclose(total, np.sum(jacobian**2, axis=(1, 2)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind, factor", [("I", 10.0), ("II", 1.0)])
+def test_p0_section_5_dip(kind, factor):
+    """Of Kumar et al., which P0 compares with: l_d = 10 l_od for I, l_od for II."""
+    mu = array(N, L)
+    actual = kvv.regularizers.DIP(kind)(None, latent_of(mu, 0.3))
+    expected = oracles.dip(mu, np.full((1, L), 0.3), kind, factor)
+    assert float(actual) == pytest.approx(expected, rel=1e-5)
+
+
 # --------------------------------------------------------------------------------------
 # P2
 
@@ -390,6 +447,85 @@ def test_p2_section_3_1_soft_clipping(x):
     np.testing.assert_allclose(actual, expected, rtol=2e-5)
 
 
+def grey(*shape):
+    """Intensities from 0 to 255."""
+    return np.random.default_rng(0).integers(0, 256, size=shape)
+
+
+def test_p2_section_3_2_categorical():
+    """-ln p = -ln exp(x_i) / sum_j exp(x_j), of each pixel and channel."""
+    i, x_hat = grey(N, *SHAPE), array(N, *SHAPE, 256)
+    exp = np.exp(oracles.float64(x_hat))
+    p = np.take_along_axis(exp, i[..., None], axis=-1)[..., 0] / exp.sum(axis=-1)
+    likelihood = kvv.likelihoods.Categorical()
+    actual = likelihood(np.float32(i / 255), {"logits": x_hat})
+    np.testing.assert_allclose(actual, -sum_pixels(log(p)), rtol=1e-5)
+
+
+def test_p2_appendix_d_bitwise_categorical():
+    """The channels in binary format, and the binary cross-entropy of each bit."""
+    i, logits = grey(N, *SHAPE), array(N, *SHAPE, 8)
+    binary = np.array([[int(bit) for bit in f"{v:08b}"] for v in i.ravel()])
+    bits = binary[:, ::-1].reshape(N, -1)  # ours begin with the lowest
+    expected = oracles.bernoulli_nll(bits, logits.reshape(N, -1))
+    likelihood = kvv.likelihoods.BitwiseCategorical()
+    actual = likelihood(np.float32(i / 255), {"logits": logits})
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
+def test_p2_appendix_d_logistic_mixture():
+    """Integrals of the mixture's density over the bins, the outer ones half-infinite.
+
+    With one set of weights for the channels of a pixel, and no means that follow a
+    channel: given the component, channels are independent.
+    """
+    i = grey(N, *SHAPE)
+    i[0] = 0, 255
+    w, m, s = (array(N, *shape, 4) for shape in ((3, 2), SHAPE, SHAPE))
+    m, s = 0.5 * m, 0.5 * s[::-1] - 1
+    edges = np.concatenate([[-np.inf], (np.arange(255) + 0.5) / 255, [np.inf]])
+    # Data in [-1, 1] as in Salimans et al.
+    low, high = (2 * edges[i + k][..., None] - 1 for k in (0, 1))
+    cdf = scipy.stats.logistic(oracles.float64(m), np.exp(oracles.float64(s))).cdf
+    bins = np.prod(cdf(high) - cdf(low), axis=-2)
+    weights = np.exp(oracles.float64(w))
+    p = np.sum(weights / weights.sum(axis=-1, keepdims=True) * bins, axis=-1)
+    parameters = {
+        "component_weight": w,
+        "component_mean": m,
+        "component_log_scale": s,
+    }
+    actual = kvv.likelihoods.LogisticMixture(4)(np.float32(i / 255), parameters)
+    expected = -log(p).reshape(N, -1).sum(axis=1)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["Gaussian", "Logistic"])
+def test_p2_table_4_discretized_with_one_scale(name):
+    """The integral of the density over each bin, by quadrature."""
+    i, mu, sigma = grey(N, *SHAPE), np.float32(0.5), 0.2
+    density = {
+        "Gaussian": scipy.stats.norm(mu, sigma),
+        "Logistic": scipy.stats.logistic(mu, sigma * 3**0.5 / pi),
+    }[name].pdf
+    t = np.linspace(-4, 5, 9 * 255 * 20 + 1)  # 20 steps a bin, edges on the grid
+    mass = np.concatenate([[0], np.cumsum((density(t)[1:] + density(t)[:-1]) / 2)])
+    edges = np.concatenate([[-4], (np.arange(255) + 0.5) / 255, [5]])
+    p = np.diff(np.interp(edges, t, mass * (t[1] - t[0])))[i]
+    likelihood = getattr(kvv.likelihoods, f"Discretized{name}")(Fixed(sigma**2))
+    kvv_ops.build_once(likelihood, (None, *SHAPE))
+    actual = likelihood(np.float32(i / 255), {"mean": np.full((N, *SHAPE), mu)})
+    np.testing.assert_allclose(actual, -sum_pixels(log(p)), rtol=1e-5)
+
+
+def test_p2_section_3_1_the_equivalent_variance_of_a_weighted_kl():
+    """Table 1's beta is the variance beta/2 of a squared error without its half."""
+    vae = Model(Fixed(0.5), regularizer=KL(0.01)).vae
+    assert kvv.metrics.equivalent_variance(vae) == pytest.approx(0.005)
+    assert kvv.metrics.equivalent_beta(vae) == pytest.approx(0.005)
+    assert kvv.metrics.equivalent_beta(vae, variance=0.5) == pytest.approx(0.01)
+
+
 # --------------------------------------------------------------------------------------
 # P3
 
@@ -412,6 +548,40 @@ def test_p3_equation_11_learned_vector(x):
     raw = (2 * log_sigma).astype("float32")
     actual = gaussian_nll(Predicted(link="exp"), x, mu, raw_variance=raw)
     np.testing.assert_allclose(actual - D / 2 * LOG_2_PI, sum_pixels(terms), rtol=1e-5)
+
+
+@pytest.mark.parametrize("dim", [2, 6])
+def test_p3_theorem_1_the_decoder_leaves_the_centre_below_r_over_root_d(dim):
+    """The bound of a linear decoder at its exact posterior, there and at the centre.
+
+    On either side of R / sqrt(D), not of the sufficient R / sqrt(D - 1) of the text.
+    """
+    radius, step = 2.0, 0.1
+    x = radius * np.concatenate([np.eye(dim), -np.eye(dim)]).astype("float32")
+
+    def bound(variance, w):
+        likelihood = Gaussian(Fixed(variance))
+        networks = kvv.backbones.mlp(
+            (dim,), 1, likelihood, mean_activation=None, hidden=()
+        )
+        posterior = kvv.posteriors.IsotropicGaussian(1)
+        vae = kvv.VAE(*networks, posterior, likelihood)
+        direction = np.eye(dim)[:, :1]
+        vae.decoder.get_layer("mean").kernel.assign(w * direction.T)
+        posterior.mean.kernel.assign(w / (w**2 + variance) * direction)
+        posterior.log_variance.assign(log(variance / (w**2 + variance)))
+        expected = scipy.stats.multivariate_normal.logpdf(
+            x, np.zeros(dim), variance * np.eye(dim) + w**2 * direction @ direction.T
+        )
+        # At the exact posterior the bound by one weight is log p(x), whatever is drawn.
+        result = kvv.metrics.log_likelihood(vae, x, num_samples=1, seed=0)
+        np.testing.assert_allclose(result, expected, rtol=1e-5)
+        return result.mean()
+
+    threshold = radius / np.sqrt(dim)
+    for ratio, leaves in [(0.9, True), (1.1, False)]:
+        variance = (ratio * threshold) ** 2
+        assert (bound(variance, step) > bound(variance, 0.0)) == leaves
 
 
 # --------------------------------------------------------------------------------------
@@ -487,3 +657,107 @@ def test_p4_equation_24_gradient_of_bilbo():
         term = BILBO()(mu, latent, training=True)
     (expected,) = oracles.numeric_gradient(lambda m: oracles.bilbo(m, s2), mu.numpy())
     np.testing.assert_allclose(tape.gradient(term, mu), expected, rtol=1e-4, atol=1e-6)
+
+
+each_tau = pytest.mark.parametrize("tau", [0.2, 1.0])
+
+
+@each_tau
+def test_p4_equation_29_variance_from_the_information(x, noise, tau):
+    """tau |x - nu(z)|^2 / tr(Sigma^-1 S^2), with S of the batch by Equation 4."""
+    s2 = 0.3
+    model = Model(Baggins(tau), ConstantGaussian(L, s2), Floating(), BILBO())
+    mu, _, z, mean = model.draw(x, noise)
+    sigma, scale = s2 * np.eye(L), np.diag(s2 + np.mean(mu**2, axis=0))
+    trace = np.trace(np.linalg.inv(sigma) @ scale)
+    expected = [tau * np.sum(r**2) / trace for r in oracles.float64(x) - mean]
+    r2, shared = np.float32((x - mean) ** 2), np.full((1, L), s2, "float32")
+    prior = model.vae.prior(np.float32(mu), shared, training=True)
+    latent = kvv.types.Latent(z, mu, shared, *prior)
+    variance = model.vae.likelihood.variance_model
+    v = variance(r2, {}, latent, training=True)
+    np.testing.assert_allclose(np.ravel(v), expected, rtol=1e-5)
+    # Equation 28, solved.
+    np.testing.assert_allclose(tau * np.sum(r2 / v, axis=(1, 2, 3)), trace, rtol=1e-5)
+
+
+def equation_30(x, noise, s2, tau, kernel, bias, decoder_kernel, decoder_bias):
+    """The loss, negative, of linear networks; without a trace of `|r|^2 / v`."""
+    mu = tf.reshape(x, (N, D)) @ kernel + bias
+    nu = (mu + s2**0.5 * noise) @ decoder_kernel + decoder_bias
+    identity = tf.eye(L, dtype=tf.float64)
+    information = identity + tf.linalg.diag(tf.reduce_mean(mu**2, axis=0)) / s2
+    t = tau * tf.reduce_sum((tf.reshape(x, (N, D)) - nu) ** 2, axis=1)
+    t /= tf.linalg.trace(information)
+    log_det = D * tf.math.log(2 * pi * t)
+    trace = tf.linalg.trace(information) / tau
+    total = tf.linalg.logdet(information) + trace + tf.reduce_mean(log_det)
+    return 0.5 * total
+
+
+@each_tau
+@pytest.mark.parametrize("s2", [1.0, 0.01])
+def test_p4_equation_30_bilbo_with_baggins(x, noise, tau, s2):
+    """As the loss of a step, and in every gradient, by the general path."""
+    vae = Model(Baggins(tau), ConstantGaussian(L, s2), Floating(), BILBO()).vae
+    weights = [*vae.posterior.trainable_variables, *vae.decoder.trainable_variables]
+    twins = [tf.Variable(oracles.float64(w)) for w in weights]
+    with tf.GradientTape() as tape:
+        loss = equation_30(tf.cast(x, tf.float64), noise, s2, tau, *twins)
+    slopes = tape.gradient(loss, twins)
+    expected = {w.path: slope for w, slope in zip(weights, slopes, strict=True)}
+    variables = vae.trainable_variables
+    for variable, actual in zip(variables, gradients(vae, x), strict=True):
+        slope = expected.pop(variable.path)
+        scale = np.abs(slope).max()
+        assert scale > 1e-2
+        np.testing.assert_allclose(actual, slope, rtol=1e-4, atol=1e-5 * scale)
+    assert not expected
+    vae.compile(keras.optimizers.SGD(0.0))
+    history = vae.fit(x, batch_size=N, shuffle=False, verbose=0).history
+    assert history["loss"] == [pytest.approx(float(loss), rel=1e-5)]
+
+
+def scaled_vae(c):
+    """Networks of fixed weights that see data divided by `c`, and give it times `c`."""
+    keras.utils.set_random_seed(0)
+    layers = keras.layers
+    encoder = keras.Sequential(
+        [
+            keras.Input(SHAPE),
+            layers.Rescaling(1 / c),
+            layers.Flatten(),
+            layers.Dense(5, activation="tanh"),
+        ]
+    )
+    decoder = keras.Sequential(
+        [
+            keras.Input((L,)),
+            layers.Dense(5, activation="tanh"),
+            layers.Dense(D),
+            layers.Reshape(SHAPE),
+            layers.Rescaling(c),
+        ]
+    )
+    posterior, likelihood = ConstantGaussian(L), Gaussian(Baggins())
+    return kvv.VAE(
+        encoder, decoder, posterior, likelihood, Floating(), [BILBO()], seed=0
+    )
+
+
+@pytest.mark.parametrize("c", [1e-2, 255.0])
+def test_p4_section_5_1_baggins_is_invariant_to_the_scale_of_the_data(x, c):
+    """The loss grows by D log c, and no gradient changes."""
+    (terms, slopes), (scaled_terms, scaled_slopes) = (
+        (vae.objective(data, training=True), gradients(vae, data))
+        for vae, data in (
+            (scaled_vae(1.0), x),
+            (scaled_vae(c), (c * x).astype("float32")),
+        )
+    )
+    growth = scaled_terms["reconstruction"] - terms["reconstruction"]
+    np.testing.assert_allclose(growth, np.full(N, D * log(c)), rtol=1e-5)
+    np.testing.assert_allclose(scaled_terms["bilbo"], terms["bilbo"], rtol=1e-5)
+    for one, other in zip(scaled_slopes, slopes, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+        assert np.abs(other).max() > 1e-2

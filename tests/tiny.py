@@ -116,7 +116,8 @@ def state(vae, random=True):
     variables = [*vae.weights, *vae.optimizer.variables]
     if random:
         variables += [generator.state for generator in vae._generators()]
-    return [(v.path, v.value.numpy()) for v in variables]
+    # Copies: on torch the NumPy arrays share their memory with the variables.
+    return [(v.path, np.array(ops.convert_to_numpy(v))) for v in variables]
 
 
 def assert_same(actual, desired):
@@ -140,13 +141,13 @@ def changed(before, after):
     return {name for (name, a), (_, b) in pairs if not np.array_equal(a, b)}
 
 
-def run_worker(task, *arguments, timeout=300):
+def run_worker(task, *arguments, timeout=300, **environment):
     """Runs a function of `worker.py` in a process of its own."""
     here = Path(__file__).parent
     paths = [str(Path(kvv.__file__).parents[1]), str(here)]
     done = subprocess.run(
         [sys.executable, str(here / "worker.py"), task, *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environment},
         capture_output=True,
         text=True,
         timeout=timeout,

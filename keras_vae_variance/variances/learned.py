@@ -97,10 +97,11 @@ class Learned(Variance):
         start = ops.mean(batch.mean(squared_error))
         start = ops.log(ops.maximum(start, _SMALLEST_START)) / self.rate
         first = ops.logical_and(self.started < 0.5, batch.count > 0)
-        self.parameter.assign(
-            ops.where(first, ops.stop_gradient(start), self.parameter)
-        )
-        self.started.assign(ops.where(batch.count > 0, 1.0, self.started))
+        # Added, so that the parameter's gradient passes where assignment is functional.
+        step = ops.where(first, start - self.parameter, 0.0)
+        self.parameter.assign(self.parameter + ops.stop_gradient(step))
+        some = ops.cast(batch.count > 0, "float32")
+        self.started.assign(ops.maximum(self.started, some))
 
     def get_config(self):
         return {

@@ -4,6 +4,7 @@ import math
 import numbers
 
 import keras
+import numpy as np
 from keras import ops
 
 from .. import ops as kvv_ops
@@ -185,7 +186,7 @@ class Predicted(Variance):
         The offset makes a head of 0 give `v_dataset` in total: a sigmoid that starts
         at 0.5 would be far above it.
         """
-        v_dataset = float(ops.mean(self.stage1.predict({})))
+        v_dataset = float(np.mean(ops.convert_to_numpy(self.stage1.predict({}))))
         self.v_dataset.assign(v_dataset)
         self.floor.assign(floor_fraction * v_dataset)
         start = max((1.0 - floor_fraction), 0.01) * v_dataset

@@ -1,0 +1,44 @@
+"""The steps on torch."""
+
+import keras
+
+from .base import BaseSteps
+
+__all__ = ["TorchSteps"]
+
+
+class TorchSteps(BaseSteps):
+    """A mixin: eager steps, which look at their numbers before they use them."""
+
+    def train_step(self, data):
+        import torch
+
+        x, _, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        saved = [(v, v.value.detach().clone()) for v in self._changed_by_forward()]
+        self.zero_grad()
+        loss = self.compute_loss(x, sample_weight=sample_weight, training=True)
+        self.optimizer.scale_loss(loss).backward()
+        variables = self.trainable_variables
+        gradients = [v.value.grad for v in variables]
+        if self._stage() is not None:
+            # The head in stage 1, the global variance in stage 2: out of the step.
+            used = [g is not None for g in gradients]
+            variables = [v for v, u in zip(variables, used, strict=True) if u]
+            gradients = [g for g in gradients if g is not None]
+        with torch.no_grad():
+            logs = self.get_metrics_result()
+            passed = self._training_tests(x, logs, gradients)
+            if not all(passed):
+                for variable, old in saved:
+                    variable.assign(old)
+                self._raise(passed, training=True)
+            self.optimizer.apply(gradients, variables)
+        return logs
+
+    def test_step(self, data):
+        x, _, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        self.compute_loss(x, sample_weight=sample_weight, training=False)
+        passed = self._input_tests(x)
+        if not all(passed):
+            self._raise(passed, training=False)
+        return self.get_metrics_result()
