@@ -1,0 +1,116 @@
+"""What the papers' scripts share: options, runs that are done once, their records.
+
+A run is a function of its settings. Its numbers are kept in a JSON file beside the
+settings; a script that is started again reads what is there already and goes on with
+the rest, so that it can be interrupted at any time.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import pathlib
+import sys
+import time
+
+import keras
+import numpy as np
+
+__all__ = ["mosaic", "once", "parser", "spread", "table"]
+
+_PACKAGES = ("keras", "tensorflow", "tensorflow-probability", "scikit-learn", "numpy")
+
+
+def parser(doc, script):
+    """An `argparse` parser with the options of all scripts.
+
+    Args:
+        doc: the script's docstring.
+        script: its `__file__`; results go to `results/<its name>` beside it.
+    """
+    script = pathlib.Path(script)
+    results = script.parent / "results" / script.stem
+    options = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("--output-dir", type=pathlib.Path, default=results)
+    options.add_argument("--smoke", action="store_true", help="a few steps only")
+    return options
+
+
+def once(folder, name, settings, run):
+    """The numbers of a run: from its file if it was done, else by doing it.
+
+    Args:
+        folder: where the record is.
+        name: of its file, without `.json`.
+        settings: all that the numbers depend on, plain values with a `seed`.
+        run: called with the settings; returns a dict of numbers.
+    """
+    path = pathlib.Path(folder) / f"{name}.json"
+    if path.exists():
+        record = json.loads(path.read_text())
+        if record["settings"] == json.loads(json.dumps(settings)):
+            return record["numbers"]
+    keras.utils.set_random_seed(settings["seed"])
+    keras.backend.clear_session()
+    started = time.time()
+    numbers = _plain(run(settings))
+    record = {
+        "command": _command(),
+        "settings": settings,
+        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "seconds": round(time.time() - started, 1),
+        "numbers": numbers,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    print(f"{name}: {record['seconds']} s", flush=True)
+    return numbers
+
+
+def spread(values):
+    """Mean and standard deviation over runs, `mean +- deviation (number)`."""
+    values = np.asarray(values, "float64")
+    deviation = values.std(ddof=1) if len(values) > 1 else float("nan")
+    return f"{values.mean():.3f} +- {deviation:.3f} ({len(values)})"
+
+
+def table(rows):
+    """Prints rows of cells in columns."""
+    rows = [[str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (c.ljust(w) for c, w in zip(row, widths, strict=True))
+        print("  ".join(cells).rstrip())
+
+
+def mosaic(axis, images, title):
+    """Shows images of a square number as one picture, on matplotlib axes."""
+    side = int(len(images) ** 0.5)
+    _, height, width, channels = images.shape
+    picture = images.reshape(side, side, height, width, channels).swapaxes(1, 2)
+    picture = picture.reshape(side * height, side * width, channels)
+    picture = picture if channels == 3 else picture[..., 0]
+    axis.imshow(np.clip(picture, 0, 1), cmap="gray", vmin=0, vmax=1)
+    axis.set_title(title, fontsize=9)
+    axis.set_axis_off()
+
+
+def _command():
+    """The command line, without the reader's own folders."""
+    words = [f"examples/{pathlib.Path(sys.argv[0]).name}", *sys.argv[1:]]
+    for i, word in enumerate(words[:-1]):
+        if word in ("--output-dir", "--data-dir"):
+            words[i + 1] = word.removeprefix("--").replace("-dir", "").upper()
+    return "python " + " ".join(words)
+
+
+def _plain(value):
+    """Numbers as JSON has them, of six digits."""
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [_plain(v) for v in value]
+    if isinstance(value, (bool, str)) or value is None:
+        return value
+    return float(f"{float(value):.6g}")
