@@ -125,6 +125,7 @@ class VAE(Fitting, Inference, Saving, Steps, keras.Model):
         kvv_ops.build_once(self.prior, (None, self.latent_dim))
         kvv_ops.build_once(self.likelihood, (None, *self.event_shape))
         self._check_decoder()
+        self.likelihood.check(self.posterior, self.prior)
         for regularizer in self.regularizers:
             kvv_ops.build_once(regularizer, (None, *self.event_shape))
             regularizer.check(self.posterior, self.prior)

@@ -232,6 +232,13 @@ def test_trains_and_generates():
 # Wrong arguments
 
 
+def test_a_deterministic_posterior_is_refused():
+    likelihood = kvv.likelihoods.Gaussian(kvv.variances.Baggins())
+    networks = kvv.backbones.mlp((4,), 2, likelihood)
+    with pytest.raises(ValueError, match="Received: posterior="):
+        kvv.VAE(*networks, kvv.posteriors.Deterministic(2), likelihood, regularizers=[])
+
+
 def test_training_needs_a_latent():
     r2 = squared_errors()
     with pytest.raises(ValueError, match="(?s)from `latent`.*Received: latent=None"):

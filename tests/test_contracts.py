@@ -225,29 +225,35 @@ def test_gradient(cls, arguments):
 # Laws of the batch
 
 
-@pytest.mark.skipif(not COMPILERS, reason="this backend runs in eager mode alone")
+# TensorFlow has graphs of its own, and XLA takes seconds a part.
+SLOW = {"xla"} if "graph" in COMPILERS else {}
+
+
+@pytest.mark.parametrize(
+    "compiler",
+    [pytest.param(c, marks=pytest.mark.slow if c in SLOW else ()) for c in COMPILERS],
+)
 @each_part
-def test_eager_graph_and_xla_agree(cls, arguments):
+def test_compiled_as_eager(cls, arguments, compiler):
     results = []
-    for compiler in (None, *COMPILERS):
+    for compiles in (False, True):
         use = Use(cls, arguments)
 
         def run(data, use=use):
             return use(data, training=True), use(data, training=False)
 
-        if compiler:
+        if compiles:
             run = compiled(run, use.variables, compiler)
         data = {k: ops.convert_to_tensor(v) for k, v in use.data(5).items()}
         results.append((arrays(run(data)), state(use.variables)))
-    (expected, expected_state), *others = results
-    for compiler, (actual, actual_state) in zip(COMPILERS, others, strict=True):
-        for one, other in zip(actual, expected, strict=True):
-            for name in other:
-                # XLA makes other random numbers of the same seed.
-                if not (compiler == "xla" and name in use.draws):
-                    close(one[name], other[name])
-        for one, other in zip(actual_state, expected_state, strict=True):
-            close(one, other)
+    (expected, expected_state), (actual, actual_state) = results
+    for one, other in zip(actual, expected, strict=True):
+        for name in other:
+            # XLA makes other random numbers of the same seed.
+            if not (compiler == "xla" and name in use.draws):
+                close(one[name], other[name])
+    for one, other in zip(actual_state, expected_state, strict=True):
+        close(one, other)
 
 
 @each_part

@@ -338,6 +338,7 @@ def test_wrong_seeds(seed):
         samplers.Prior().fit(Codes()).sample(2, seed=seed)
 
 
+@pytest.mark.slow
 @every_sampler
 def test_draws_in_a_saved_model(sampler, tmp_path):
     sampler.fit(Codes(), means(), seed=0)

@@ -39,6 +39,9 @@ class Likelihood(keras.layers.Layer):
         """The decoder outputs for examples of shape `x_shape`, `{name: types.Head}`."""
         raise NotImplementedError
 
+    def check(self, posterior, prior):
+        """Raises a `ValueError` where the likelihood does not suit the model."""
+
     def call(self, x, parameters, latent=None, training=False):
         """Negative log likelihood `-log p(x|z)` of each example.
 
@@ -116,6 +119,9 @@ class MeanAndVariance(Likelihood):
 
     def build(self, x_shape):
         kvv_ops.build_once(self.variance_model, x_shape)
+
+    def check(self, posterior, prior):
+        self.variance_model.check(posterior, prior)
 
     def _mean_and_variance(self, x, parameters, latent, training):
         """The decoder's mean and the model's variance, for a batch of `x`."""

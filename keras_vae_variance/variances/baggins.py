@@ -44,7 +44,8 @@ class Baggins(Variance):
 
     Raises:
         ValueError: if `information_factor` is not positive and finite, or `decay` not
-            between 0 and 1; in training, without a `latent`.
+            between 0 and 1; beside a deterministic posterior, whose information is
+            infinite; in training, without a `latent`.
 
     Example:
 
@@ -76,6 +77,14 @@ class Baggins(Variance):
     def build(self, squared_error_shape):
         kvv_ops.build_once(self.error, (1,) * len(squared_error_shape))
         kvv_ops.build_once(self.information, ())
+
+    def check(self, posterior, prior):
+        if posterior.deterministic:
+            raise ValueError(
+                "Baggins needs a posterior of positive variance, such as "
+                "posteriors.ConstantGaussian: the information of a deterministic one "
+                f"is infinite. Received: posterior={posterior}"
+            )
 
     def call(self, squared_error, parameters, latent=None, training=False):
         axes = tuple(range(1, len(squared_error.shape)))

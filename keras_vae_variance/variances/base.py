@@ -33,6 +33,9 @@ class Variance(keras.layers.Layer):
         """The decoder outputs that this model needs, `{name: types.Head}`."""
         return {}
 
+    def check(self, posterior, prior):
+        """Raises a `ValueError` where the variance does not suit the model."""
+
     def call(self, squared_error, parameters, latent=None, training=False):
         """The variance for a batch.
 
