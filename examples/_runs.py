@@ -15,7 +15,9 @@ import time
 import keras
 import numpy as np
 
-__all__ = ["mosaic", "once", "parser", "spread", "table"]
+import keras_vae_variance as kvv
+
+__all__ = ["bits_per_dimension", "mosaic", "once", "parser", "spread", "table"]
 
 _PACKAGES = ("keras", "tensorflow", "tensorflow-probability", "scikit-learn", "numpy")
 
@@ -66,6 +68,22 @@ def once(folder, name, settings, run):
     path.write_text(json.dumps(record, indent=1) + "\n")
     print(f"{name}: {record['seconds']} s", flush=True)
     return numbers
+
+
+def bits_per_dimension(vae, x, seed):
+    """Bits of the levels of uint8 images by the ELBO, or None where there is no ELBO.
+
+    A density is of images with noise of a level's width, and gives a bound.
+    """
+    known = vae.likelihood.normalized and not vae.posterior.deterministic
+    if not known or x.dtype != np.uint8:
+        return None
+    dequantized = not vae.likelihood.discrete
+    if dequantized:
+        x = kvv.metrics.dequantize(x, seed=seed)
+    values = vae.elbo(x, seed=seed)["elbo"]
+    score = kvv.metrics.Score.of(vae, values, dequantized=dequantized)
+    return score.on_levels().bits_per_dimension
 
 
 def spread(values):

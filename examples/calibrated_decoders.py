@@ -209,25 +209,13 @@ def train(recipe, settings, x_train, x_test):
         "kl": terms["kl"],
         "mse": history.history["val_mse"][-1],
         "variance": history.history["val_variance"][-1],
-        "bits_per_dimension": bits(vae, x_test, seed),
+        "bits_per_dimension": _runs.bits_per_dimension(vae, x_test, seed),
         "val_loss": history.history["val_loss"],
         "samples": np.round(np.asarray(vae.generate(16, seed=0)["mean"]), 2),
     }
     if callbacks:
         numbers["variance_history"] = callbacks[0].variance[:500]
     return numbers
-
-
-def bits(vae, x, seed):
-    """Bits per dimension of the discretised images, or None without a density."""
-    if not vae.likelihood.normalized or x.dtype != np.uint8:
-        return None
-    dequantized = not vae.likelihood.discrete
-    if dequantized:
-        x = kvv.metrics.dequantize(x, seed=seed)
-    elbo = vae.elbo(x, seed=seed)["elbo"]
-    score = kvv.metrics.Score.of(vae, elbo, dequantized=dequantized)
-    return score.on_levels().bits_per_dimension
 
 
 def report(results, options):
