@@ -34,6 +34,7 @@ SIBLINGS = {
     "backbones": {"heads", "layers"},
     "datasets": {"base", "images"},
     "likelihoods": {"base", "levels"},
+    "ops": {"backend"},
     "samplers": {"base", "mixtures"},
 }
 

@@ -1,0 +1,44 @@
+"""The maths that every part shares, and the only switches between Keras backends.
+
+Terms are sums over the event in nats; means run over the global batch, that is over
+all replicas and, where there are any, by example weight (equations 0, "Global batch").
+"""
+
+from .backend import (
+    all_gather,
+    all_reduce,
+    concrete,
+    host,
+    need_tensorflow,
+    num_replicas,
+    vjp,
+)
+from .global_batch import Batch, batch, batch_mean, batch_of, note_added_losses
+from .layers import build_once
+from .maths import LOG_2_PI, gaussian_kl, gaussian_log_prob, soft_clip, sum_event
+from .random import as_seed, fold_replica, normal, split_seed
+
+__all__ = [
+    "Batch",
+    "LOG_2_PI",
+    "all_gather",
+    "all_reduce",
+    "as_seed",
+    "batch",
+    "batch_mean",
+    "batch_of",
+    "build_once",
+    "concrete",
+    "fold_replica",
+    "gaussian_kl",
+    "gaussian_log_prob",
+    "host",
+    "need_tensorflow",
+    "normal",
+    "note_added_losses",
+    "num_replicas",
+    "soft_clip",
+    "split_seed",
+    "sum_event",
+    "vjp",
+]
