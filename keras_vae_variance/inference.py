@@ -23,10 +23,8 @@ class Inference:
         return self._distribution(self._decode(latent.mean, training))
 
     def _distribution(self, parameters):
-        return {
-            "mean": self.likelihood.mean(parameters),
-            "variance": self.likelihood.variance(parameters),
-        }
+        mean, variance = self.likelihood.moments(parameters)
+        return {"mean": mean, "variance": variance}
 
     def encode(self, x, sample=False, seed=None):
         """The posterior of `x`, and the prior beside it.

@@ -64,13 +64,17 @@ class Likelihood(keras.layers.Layer):
         """Variance of each scalar under `p(x|z)`, of the shape of `x`."""
         raise NotImplementedError
 
+    def moments(self, parameters):
+        """`mean` and `variance` together, where one comes with the other."""
+        return self.mean(parameters), self.variance(parameters)
+
     def diagnostics(self, parameters):
         """Mean and variance for the logs of training, at little cost for each step.
 
-        They are `mean` and `variance`, or where these take sums over 256 levels, those
-        of the distribution before it was cut into bins.
+        They are the `moments`, or where these take sums over 256 levels, those of the
+        distribution before it was cut into bins.
         """
-        return self.mean(parameters), self.variance(parameters)
+        return self.moments(parameters)
 
     def sample(self, parameters, seed=None):
         """A draw of `p(x|z)`, of the shape of `x`."""

@@ -48,11 +48,16 @@ class Categorical(Likelihood):
         )
 
     def mean(self, parameters):
-        return self._mean_and_probabilities(parameters)[0]
+        return self.moments(parameters)[0]
 
     def variance(self, parameters):
-        mean, p, values = self._mean_and_probabilities(parameters)
-        return ops.sum(p * ops.square(values - mean[..., None]), axis=-1)
+        return self.moments(parameters)[1]
+
+    def moments(self, parameters):
+        p = ops.softmax(ops.cast(parameters["logits"], "float32"), axis=-1)
+        values = levels.as_value(ops.arange(levels.NUM_LEVELS))
+        mean = ops.sum(p * values, axis=-1)
+        return mean, ops.sum(p * ops.square(values - mean[..., None]), axis=-1)
 
     def sample(self, parameters, seed=None):
         logits = ops.cast(parameters["logits"], "float32")
@@ -60,8 +65,3 @@ class Categorical(Likelihood):
             ops.reshape(logits, (-1, levels.NUM_LEVELS)), 1, seed=kvv_ops.as_seed(seed)
         )
         return levels.as_value(ops.reshape(level, ops.shape(logits)[:-1]))
-
-    def _mean_and_probabilities(self, parameters):
-        p = ops.softmax(ops.cast(parameters["logits"], "float32"), axis=-1)
-        values = levels.as_value(ops.arange(levels.NUM_LEVELS))
-        return ops.sum(p * values, axis=-1), p, values

@@ -28,10 +28,10 @@ class _Discretized(MeanAndVariance):
         return -kvv_ops.sum_event(self._log_bin(x, mean, ops.sqrt(v)))
 
     def mean(self, parameters):
-        return self._moments(parameters)[0]
+        return self.moments(parameters)[0]
 
     def variance(self, parameters):
-        return self._moments(parameters)[1]
+        return self.moments(parameters)[1]
 
     def diagnostics(self, parameters):
         mean, stddev = self._continuous(parameters)
@@ -42,7 +42,7 @@ class _Discretized(MeanAndVariance):
         x = mean + stddev * self._noise(ops.shape(mean), seed)
         return levels.as_value(levels.as_level(x))
 
-    def _moments(self, parameters):
+    def moments(self, parameters):
         mean, stddev = self._continuous(parameters)
         return levels.moments(
             self._cdf, mean[..., None], stddev[..., None], ops.ones((1,), "float32")

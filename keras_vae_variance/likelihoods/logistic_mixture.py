@@ -84,10 +84,10 @@ class LogisticMixture(Likelihood):
         return -kvv_ops.sum_event(ops.logsumexp(log_weight + log_p, axis=-1))
 
     def mean(self, parameters):
-        return self._moments(parameters)[0]
+        return self.moments(parameters)[0]
 
     def variance(self, parameters):
-        return self._moments(parameters)[1]
+        return self.moments(parameters)[1]
 
     def diagnostics(self, parameters):
         log_weight, mean, scale = self._components(parameters)
@@ -122,7 +122,7 @@ class LogisticMixture(Likelihood):
         scale = 0.5 * ops.exp(ops.maximum(log_scale, _SMALLEST_LOG_SCALE))
         return ops.log_softmax(weight, axis=-1), 0.5 * (1.0 + mean), scale
 
-    def _moments(self, parameters):
+    def moments(self, parameters):
         log_weight, mean, scale = self._components(parameters)
         weight = _per_scalar(ops.exp(log_weight), mean)
         return levels.moments(ops.sigmoid, mean, scale, weight)
