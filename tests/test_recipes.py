@@ -266,7 +266,8 @@ def test_trains_saves_and_loads(name, x, tmp_path):
 def test_exports(name, x, tmp_path):
     vae = trained(name, x)
     vae.export(tmp_path / "model", verbose=False)
-    served = tf.saved_model.load(str(tmp_path / "model")).serve(x=tf.constant(x))
+    model = tf.saved_model.load(str(tmp_path / "model"))
+    served = model.serve(x=tf.constant(x))
     for key, value in vae.reconstruct(x).items():
         np.testing.assert_allclose(served[key], value, rtol=1e-5, atol=1e-6)
 
