@@ -65,7 +65,11 @@ def once(folder, name, settings, run):
         "numbers": numbers,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    # A line for each part: lists of numbers are long.
+    lines = (f" {json.dumps(key)}: {json.dumps(part)}" for key, part in record.items())
+    whole = path.with_suffix(".tmp")  # an interrupted write must leave no record
+    whole.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    whole.replace(path)
     print(f"{name}: {record['seconds']} s", flush=True)
     return numbers
 

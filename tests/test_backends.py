@@ -14,7 +14,7 @@ from tiny import images
 import keras_vae_variance as kvv
 
 # On TensorFlow the other files test the same, and processes of other backends are slow.
-pytestmark = pytest.mark.slow if BACKEND == "tensorflow" else ()
+pytestmark = [pytest.mark.slow] if BACKEND == "tensorflow" else []
 
 OTHERS = [name for name in ("tensorflow", "jax", "torch") if name != BACKEND]
 
