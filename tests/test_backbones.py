@@ -265,6 +265,7 @@ def test_outputs_are_float32(backbone, policy):
         assert keras.backend.standardize_dtype(weight.dtype) == "float32"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_xla_as_eager(backbone):
     shape = (9, 12, 3)

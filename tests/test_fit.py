@@ -769,11 +769,13 @@ def resumed(tmp_path_factory):
     return tiny.read_json(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", ["rerun", "initial_epoch", "backup"])
 def test_a_resumed_run_equals_a_straight_one_bit_for_bit(resumed, run):
     assert resumed[run] == resumed["straight"]
 
 
+@pytest.mark.slow
 def test_other_runs_end_elsewhere(resumed):
     # Else the equalities above would show nothing.
     assert resumed["other seed"] != resumed["straight"]

@@ -193,6 +193,7 @@ def test_other_wrong_input(images):
         plots.latent_density({"a": lambda z: z})
 
 
+@pytest.mark.slow
 def test_pyplot_is_never_imported(tmp_path):
     """Figures of pyplot stay in memory until they are closed: ours do not.
 

@@ -252,23 +252,17 @@ def trained(name, x):
     return vae
 
 
+@pytest.mark.slow
 @each_recipe
-def test_trains_saves_and_loads(name, x, tmp_path):
+def test_trains_saves_loads_and_exports(name, x, tmp_path):
     vae = trained(name, x)
     vae.save(tmp_path / "vae.keras")
     loaded = keras.models.load_model(tmp_path / "vae.keras")
-    for key, value in vae.reconstruct(x).items():
-        np.testing.assert_array_equal(loaded.reconstruct(x)[key], value)
-
-
-@pytest.mark.slow
-@each_recipe
-def test_exports(name, x, tmp_path):
-    vae = trained(name, x)
     vae.export(tmp_path / "model", verbose=False)
     model = tf.saved_model.load(str(tmp_path / "model"))
     served = model.serve(x=tf.constant(x))
     for key, value in vae.reconstruct(x).items():
+        np.testing.assert_array_equal(loaded.reconstruct(x)[key], value)
         np.testing.assert_allclose(served[key], value, rtol=1e-5, atol=1e-6)
 
 
