@@ -123,7 +123,7 @@ def bitwise_categorical_vae(input_shape, latent_dim, **options):
     return compose(input_shape, latent_dim, likelihoods.BitwiseCategorical(), **options)
 
 
-def logistic_mixture_vae(input_shape, latent_dim, num_components=10, **options):
+def logistic_mixture_vae(input_shape, latent_dim, num_components=5, **options):
     """A VAE with a mixture of discretised logistics for each pixel.
 
     P2, App. D; Tables 2 and 3, "Logistic mixture VAE"; P1, Table 4, "VAE w/ MoL".
