@@ -47,12 +47,19 @@ def once(folder, name, settings, run):
         name: of its file, without `.json`.
         settings: all that the numbers depend on, plain values with a `seed`.
         run: called with the settings; returns a dict of numbers.
+
+    Raises:
+        ValueError: if there is a record of that name with other settings.
     """
     path = pathlib.Path(folder) / f"{name}.json"
     if path.exists():
         record = json.loads(path.read_text())
         if record["settings"] == json.loads(json.dumps(settings)):
             return record["numbers"]
+        raise ValueError(
+            f"{path} is of another run, which this one would overwrite: pass another "
+            f"`--output-dir`. Received: settings={settings}"
+        )
     keras.utils.set_random_seed(settings["seed"])
     keras.backend.clear_session()
     started = time.time()

@@ -19,7 +19,8 @@ each seed
 P3 prints ELBOs without the constant `log 2 pi` (1.838 nats above ours), and so does
 this script: fixed 1.0 -1.14, 0.3 -0.063, 0.1 0.773, 0.043 0.335, 0.03 0.141, 0.01
 -0.961; scalar (0.043) 1.26, vector 1.62, means of 10 runs. Optimizer and length are not
-given, and the data are known from a figure alone, so that the order is what can be
+given (here the learned one is `exp(10 p / 2)` of its parameter p, P3's may move more
+slowly), and the data are known from a figure alone, so that the order is what can be
 compared; here it is Adam, whose rate falls from 1e-3 to 1e-5. No model exceeds the
 `E[log p(x)]` of the true density, which is printed beside. Trained from the start, the
 vector stays at stddevs near 1 in some regions, or everywhere: where the stddev is large
@@ -334,7 +335,7 @@ def sphere(options):
                     f"{best / (dim**0.5 / ratio):.3f}",
                 ]
             )
-    print("\nA fixed stddev on the sphere of radius R in R^D; Theorem 1: 0 above 1")
+    print("\nA fixed stddev on the sphere of radius R in R^D; 0 above 1")
     _runs.table(rows)
     draw_sphere(results, options)
 

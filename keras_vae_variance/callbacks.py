@@ -241,12 +241,13 @@ class VarianceHistory(keras.callbacks.Callback):
         """Checks that the model has a global variance."""
         super().set_model(model)
         variance = _variance_model(model)
-        if variance is None or variance.heads(model.event_shape):
+        of_example = variance is None or variance.depends_on_x
+        if of_example or variance.heads(model.event_shape):
             raise ValueError(
                 "VarianceHistory records a variance that all examples share, such as "
                 f"variances.Learned. Received: model with the variance {variance}"
             )
-        self._model_of_variance = variance
+        self._variance = variance
 
     def on_train_begin(self, logs=None):
         """Forgets an earlier run."""
@@ -255,10 +256,10 @@ class VarianceHistory(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch, logs=None):
         """Records the variance that this step uses."""
         self.steps.append(_step(self.model))
-        variance = ops.convert_to_numpy(self._model_of_variance.predict({}))
+        variance = ops.convert_to_numpy(self._variance.predict({}))
         self.variance.append(float(np.mean(variance)))
         # Learned starts within its first step, at the error of its first batch.
-        started = getattr(self._model_of_variance, "started", None)
+        started = getattr(self._variance, "started", None)
         self._starts = started is not None and not kvv_ops.concrete(started)
 
     def on_train_batch_end(self, batch, logs=None):

@@ -1,9 +1,20 @@
 """Data in the forms that people have it: checked, iterated, and put in order."""
 
+import numbers
+import random
+
 import keras
 import numpy as np
 
-__all__ = ["as_tuples", "batches", "check_images", "is_array", "shuffled", "unpack"]
+__all__ = [
+    "as_tuples",
+    "batches",
+    "check_images",
+    "generator",
+    "is_array",
+    "shuffled",
+    "unpack",
+]
 
 
 def is_array(x):
@@ -182,3 +193,20 @@ def shuffled(arrays, batch_size, seed, epoch, steps_per_epoch=None):
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(length))
     dataset = dataset.map(gather, num_parallel_calls=tf.data.AUTOTUNE)
     return dataset.prefetch(tf.data.AUTOTUNE).with_options(options)
+
+
+def generator(seed):
+    """A `numpy.random.Generator` of `seed`; a generator is itself, and goes on.
+
+    None is a fresh seed from Python's `random`, which `keras.utils.set_random_seed`
+    seeds.
+    """
+    if seed is None:
+        seed = random.randrange(2**63)
+    integer = isinstance(seed, numbers.Integral) and seed >= 0
+    if not (integer or isinstance(seed, np.random.Generator)):
+        raise ValueError(
+            "`seed` must be an integer of at least 0, a numpy.random.Generator or None."
+            f" Received: seed={seed}"
+        )
+    return np.random.default_rng(seed)

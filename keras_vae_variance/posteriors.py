@@ -39,7 +39,7 @@ class Posterior(keras.layers.Layer):
         if not is_integer or latent_dim < 1:
             raise ValueError(
                 "`latent_dim` must be a positive integer. "
-                f"Received: latent_dim={latent_dim}"
+                f"Received: latent_dim={latent_dim!r}"
             )
         self.latent_dim = int(latent_dim)
         self.mean = keras.layers.Dense(self.latent_dim, dtype="float32", name="mean")

@@ -11,6 +11,7 @@ import numpy as np
 import oracles
 import pytest
 import tensorflow as tf
+import tiny
 
 import keras_vae_variance as kvv
 from keras_vae_variance import ops as kvv_ops
@@ -294,3 +295,65 @@ def test_options():
         make("vae", mispelled=1)
     with pytest.raises(ValueError, match="kind=l1"):
         make("rae", kind="l1")
+
+
+def test_the_mean_activation_is_the_backbones_own_unless_given():
+    def mean_activation(**options):
+        vae = recipes.vae((2,), 2, backbone=kvv.backbones.residual_mlp, **options)
+        return vae.decoder.get_layer("mean").activation
+
+    assert mean_activation() is keras.activations.linear
+    assert mean_activation(mean_activation="sigmoid") is keras.activations.sigmoid
+
+
+def test_a_posterior_of_none_is_the_recipes_own():
+    assert make("ae", posterior=None).posterior.deterministic
+    assert (
+        make("bilbo", posterior=None, posterior_variance=0.5).posterior.variance == 0.5
+    )
+    given = kvv.posteriors.ConstantGaussian(L, 0.1)
+    assert make("bilbo", posterior=given).posterior is given
+    with pytest.raises(ValueError, match="Received: posterior_variance=0.5"):
+        make("bilbo", posterior=given, posterior_variance=0.5)
+
+
+def backbone_of(decoder):
+    def backbone(input_shape, latent_dim, likelihood, mean_activation=None):
+        encoder, _ = kvv.backbones.mlp(input_shape, latent_dim, likelihood)
+        return encoder, decoder
+
+    return backbone
+
+
+def test_rae_changes_the_kernels_of_nested_decoders():
+    z = keras.Input((L,))
+    inner = keras.Sequential([keras.Input((L,)), keras.layers.Dense(D)])
+    nested = keras.Model(z, keras.layers.Reshape(SHAPE)(inner(z)))
+    vae = make("rae", backbone=backbone_of(nested), penalty=0.5)
+    kernel = next(w for w in vae.decoder.weights if w.path.endswith("kernel"))
+    expected = 0.5 * np.sum(np.square(kernel))
+    assert float(vae._weight_loss()) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["l2", "sn"])
+def test_rae_refuses_a_decoder_whose_kernels_it_cannot_change(kind):
+    z = keras.Input((L,))
+    plain = keras.Model(z, keras.layers.Reshape(SHAPE)(keras.ops.tile(z, (1, 6))))
+    for decoder in (plain, tiny.PlainDecoder()):
+        with pytest.raises(ValueError, match="`backbone` must give"):
+            make("rae", backbone=backbone_of(decoder), kind=kind)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"input_shape": (None, None, 3)}, "input_shape="),
+        ({"input_shape": 784}, "input_shape=784"),
+        ({"input_shape": (60000, 28, 28, 1)}, "without the batch"),
+        ({"latent_dim": "4"}, "latent_dim='4'"),
+        ({"backbone": "mlp"}, "backbone='mlp'"),
+    ],
+)
+def test_wrong_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        recipes.vae(**{"input_shape": (8, 8, 1), "latent_dim": 4, **arguments})

@@ -266,3 +266,22 @@ def test_no_equivalent_variance_without_the_kl_alone():
 def test_wrong_reference_variance(variance):
     with pytest.raises(ValueError, match="`variance` must be a positive number"):
         equivalent_beta(make(), variance)
+
+
+def test_scores_of_one_log_likelihood_are_equal_whatever_their_errors():
+    a, b = (kvv.metrics.Score(-10.0, error, 4, True) for error in (0.1, 0.2))
+    assert a == b and a <= b and a >= b and not a < b and not a > b
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "1", None])
+def test_a_score_is_a_finite_number(value):
+    with pytest.raises(ValueError, match="`log_likelihood`.*Received"):
+        kvv.metrics.Score(value, 0.1, 4, True)
+
+
+def test_dequantize_refuses_nan_and_wrong_seeds():
+    with pytest.raises(ValueError, match="`x` must hold the levels"):
+        kvv.metrics.dequantize(np.array([[0.0, np.nan]]), seed=0)
+    with pytest.raises(ValueError, match="Received: seed=-1"):
+        kvv.metrics.dequantize(np.zeros((1, 2)), seed=-1)
+    assert kvv.metrics.dequantize(np.zeros((1, 2))).shape == (1, 2)

@@ -47,7 +47,7 @@ def check_arguments(input_shape, latent_dim, likelihood):
     if not _is_positive_integer(latent_dim):
         raise ValueError(
             "latent_dim must be a positive integer, the number of latent variables. "
-            f"Received: latent_dim={latent_dim}"
+            f"Received: latent_dim={latent_dim!r}"
         )
     if isinstance(likelihood, type) or not callable(getattr(likelihood, "heads", None)):
         raise ValueError(
@@ -93,7 +93,7 @@ def check_sizes(**sizes):
     for name, value in sizes.items():
         if not _is_positive_integer(value):
             raise ValueError(
-                f"{name} must be a positive integer. Received: {name}={value}"
+                f"{name} must be a positive integer. Received: {name}={value!r}"
             )
 
 

@@ -52,6 +52,7 @@ def mlp(
         (5, 28, 28, 1)
     """
     shape = heads.check_arguments(input_shape, latent_dim, likelihood)
+    _check_hidden(hidden)
 
     x = keras.Input(shape, name="x")
     encoder = keras.Model(
@@ -110,6 +111,7 @@ def second_stage(
         (5, 16)
     """
     shape = heads.check_arguments(input_shape, latent_dim, likelihood)
+    _check_hidden(hidden)
 
     x = keras.Input(shape, name="x")
     flat = keras.layers.Flatten()(x)
@@ -120,6 +122,16 @@ def second_stage(
     last = keras.layers.Concatenate()([z, _hidden_layers(z, reversed(hidden))])
     outputs = heads.outputs(likelihood, shape, mean_activation, last)
     return encoder, keras.Model(z, outputs, name="decoder")
+
+
+def _check_hidden(hidden):
+    for units in hidden if isinstance(hidden, (tuple, list)) else (hidden,):
+        heads.check_sizes(hidden=units)
+    if not isinstance(hidden, (tuple, list)):
+        raise ValueError(
+            "hidden must be a tuple of the layers' units, such as (200, 200). "
+            f"Received: hidden={hidden}"
+        )
 
 
 def _hidden_layers(x, units):

@@ -67,7 +67,7 @@ def from_folder(path, size=None, crop=None, channels=None, stream=False):
         raise FileNotFoundError(
             f"`path` must be a folder of images. Received: path={path}"
         )
-    if channels is not None and channels not in _MODES:
+    if channels not in (None, *_MODES):
         raise ValueError(
             f"`channels` must be 1, 3, 4 or None. Received: channels={channels}"
         )
@@ -112,9 +112,11 @@ def _files(folder):
 def _read(file, size, crop, channels):
     """One image as an array."""
     import PIL.Image
+    import PIL.ImageOps
 
     try:
-        with PIL.Image.open(file) as image:
+        with PIL.Image.open(file) as opened:
+            image = PIL.ImageOps.exif_transpose(opened)  # as the camera was held
             if image.mode.startswith(("I", "F")):
                 raise ValueError(
                     "An image must have at most 8 bits a channel. "
@@ -130,7 +132,12 @@ def _read(file, size, crop, channels):
         pixels = pixels.reshape(*pixels.shape[:2], -1)
         return np.asarray(resized(pixels, size, check_crop(crop, pixels.shape)))
     # Of a broken file, Pillow raises any of these.
-    except (OSError, SyntaxError, ValueError) as error:
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        PIL.Image.DecompressionBombError,
+    ) as error:
         raise ValueError(f"{error}. Received: {file}") from error
 
 

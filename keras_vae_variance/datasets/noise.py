@@ -4,7 +4,7 @@ import numbers
 
 import numpy as np
 
-from .base import generator
+from ..data import generator
 
 __all__ = ["noisy_regions"]
 
@@ -78,6 +78,11 @@ def noisy_regions(x, y, pattern, variance, labels=(0, 1, 2, 3, 4), seed=None):
         clean = x.astype("float32") / np.float32(255)
     elif np.issubdtype(x.dtype, np.floating):
         clean = x.astype("float32")
+        if not np.all((clean >= 0) & (clean <= 1)):
+            raise ValueError(
+                "`x` must be finite and lie in [0, 1], or be uint8. Received: x with "
+                f"values from {x.min()} to {x.max()}"
+            )
     else:
         raise TypeError(f"`x` must be uint8 or float. Received: x of dtype {x.dtype}")
     mask = np.ones((len(x), x.shape[1]), bool)

@@ -4,7 +4,8 @@ import math
 
 import numpy as np
 
-from .base import check_integer, check_positive, generator
+from ..data import generator
+from .base import check_integer, check_positive
 
 __all__ = ["Plane", "hypersphere", "plane"]
 

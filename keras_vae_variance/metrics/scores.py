@@ -8,6 +8,7 @@ import numbers
 import keras
 import numpy as np
 
+from .. import data
 from .. import ops as kvv_ops
 
 __all__ = ["Score", "dequantize", "equivalent_beta", "equivalent_variance"]
@@ -57,14 +58,21 @@ class Score:
     """
 
     log_likelihood: float
-    standard_error: float
+    standard_error: float = dataclasses.field(compare=False)
     size: int
     discrete: bool
     normalized: bool = True
     dequantized: bool = False
 
     def __post_init__(self):
-        """Checks the size, by which other numbers are multiplied and divided."""
+        """Checks the numbers: NaN would be neither above nor below any other."""
+        for name in ("log_likelihood", "standard_error"):
+            value = getattr(self, name)
+            if not (isinstance(value, numbers.Real) and math.isfinite(value)):
+                raise ValueError(
+                    f"`{name}` must be a finite number of nats. "
+                    f"Received: {name}={value!r}"
+                )
         if not isinstance(self.size, numbers.Integral) or self.size < 1:
             raise ValueError(
                 "`size` must be a positive integer, the number of scalars of an "
@@ -152,7 +160,7 @@ class Score:
         return self.log_likelihood < other.log_likelihood
 
 
-def dequantize(x, seed):
+def dequantize(x, seed=None):
     """Adds uniform noise of the width of a level, 1/255, to images of levels.
 
         x + u,   u uniform in [-1/510, 1/510)
@@ -162,7 +170,7 @@ def dequantize(x, seed):
 
     Args:
         x: images: uint8, which are divided by 255, or floats `i/255`.
-        seed: integer or NumPy generator.
+        seed: integer, `numpy.random.Generator`, or None for a fresh one.
 
     Returns:
         A float32 array of the shape of `x`.
@@ -183,12 +191,12 @@ def dequantize(x, seed):
     scaled = x.astype("float64") if x.dtype == "uint8" else np.float64(_STEPS) * x
     level = np.clip(np.round(scaled), 0, _STEPS)
     off = np.abs(scaled - level)
-    if np.any(off > 1e-3):
+    if not np.all(off <= 1e-3):  # nor NaN
         raise ValueError(
             "`x` must hold the levels i/255 of images, between which the noise fills "
             f"the gaps. Received: x with a value of {x.ravel()[np.argmax(off)]}"
         )
-    noise = np.random.default_rng(seed).uniform(-0.5, 0.5, x.shape)
+    noise = data.generator(seed).uniform(-0.5, 0.5, x.shape)
     return ((level + noise) / _STEPS).astype("float32")
 
 

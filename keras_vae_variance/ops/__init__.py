@@ -1,7 +1,7 @@
 """The maths that every part shares, and the only switches between Keras backends.
 
 Terms are sums over the event in nats; means run over the global batch, that is over
-all replicas and, where there are any, by example weight (equations 0, "Global batch").
+all replicas and, where there are any, by example weight.
 """
 
 from .backend import (

@@ -9,8 +9,9 @@ name:
   `backbones.depth_to_space` for images that it takes and `backbones.mlp` for any other
   data. `functools.partial` sets a backbone's own options.
 - `mean_activation`: of the decoder's mean; `"sigmoid"` for data in [0, 1], None for
-  others.
+  others. The default is the backbone's own.
 - `posterior`: one of `posteriors`, instead of the recipe's.
+- `prior` and `regularizers`, as `VAE` has them, where the recipe has none of its own.
 - `seed`: of the VAE.
 
 Rows are those of the papers' tables of results. Variances are sigma squared.

@@ -1,6 +1,7 @@
 """How a recipe's parts are put together."""
 
 from .. import backbones, likelihoods, posteriors
+from ..backbones import heads
 from ..vae import VAE
 
 __all__ = ["compose", "gaussian"]
@@ -12,7 +13,7 @@ def compose(
     likelihood,
     *,
     backbone=None,
-    mean_activation="sigmoid",
+    mean_activation=...,
     posterior=None,
     prior=None,
     regularizers=None,
@@ -26,20 +27,23 @@ def compose(
         latent_dim: number of latent variables.
         likelihood: one of `likelihoods`.
         backbone: a function that makes encoder and decoder, as those of `backbones`.
-        mean_activation: handed on to it.
+        mean_activation: handed on to it where it is given.
         posterior: one of `posteriors`; the default is `DiagonalGaussian`.
         prior: as `VAE` has it.
         regularizers: as `VAE` has it.
         change_decoder: a function from the backbone's decoder to the one to use.
         seed: as `VAE` has it.
     """
+    shape = heads.check_arguments(input_shape, latent_dim, likelihood)
     if backbone is None:
-        backbone = backbones.mlp
-        if len(input_shape) == 3 and all(8 <= side <= 128 for side in input_shape[:2]):
-            backbone = backbones.depth_to_space
-    encoder, decoder = backbone(
-        input_shape, latent_dim, likelihood, mean_activation=mean_activation
-    )
+        backbone = _backbone_for(shape)
+    if not callable(backbone):
+        raise ValueError(
+            "`backbone` must be a function such as backbones.mlp. "
+            f"Received: backbone={backbone!r}"
+        )
+    given = {} if mean_activation is ... else {"mean_activation": mean_activation}
+    encoder, decoder = backbone(shape, latent_dim, likelihood, **given)
     return VAE(
         encoder,
         decoder if change_decoder is None else change_decoder(decoder),
@@ -49,6 +53,17 @@ def compose(
         regularizers=regularizers,
         seed=seed,
     )
+
+
+def _backbone_for(shape):
+    if len(shape) > 3:
+        raise ValueError(
+            "`input_shape` must be the shape of one example, without the batch; pass "
+            "`backbone` for examples of more than three axes. "
+            f"Received: input_shape={shape}"
+        )
+    image = len(shape) == 3 and all(8 <= side <= 128 for side in shape[:2])
+    return backbones.depth_to_space if image else backbones.mlp
 
 
 def gaussian(input_shape, latent_dim, variance, **options):

@@ -41,7 +41,7 @@ def beta_vae(input_shape, latent_dim, beta, **options):
         loss = 1/2 |r|^2 + D/2 log(2 pi) + beta kl
 
     P2, Eq. 4 and Tables 1 to 3, whose squared error goes without the half: its row
-    beta is `beta / 2` here (equations 1). The optimum is that of `vae(variance=beta)`.
+    beta is `beta / 2` here. The optimum is that of `vae(variance=beta)`.
 
     Args:
         beta: weight of the KL divergence.
@@ -63,7 +63,7 @@ def beta_vae(input_shape, latent_dim, beta, **options):
 def dip_vae(input_shape, latent_dim, variance=0.5, kind="I", weight=10.0, **options):
     """The DIP-VAE: a VAE whose codes are pushed to an identity covariance.
 
-        loss = |r|^2 / (2 v) + D/2 log(2 pi v) + kl + dip
+        loss = |r|^2 / (2 v) + D/2 log(2 pi v) + kl + weight dip
 
     P0, Tables 2 and 3, "DIP-VAE", after Kumar et al., 2018. P0 names neither kind nor
     weights; those here are within the range of the original's.
@@ -94,7 +94,7 @@ def wae_mmd(input_shape, latent_dim, weight=100.0, **options):
         loss = 1/2 |r|^2 + D/2 log(2 pi) + weight MMD^2(q(z), p(z))
 
     P1, Tables 4 to 6, "WAE-MMD" (a deterministic encoder); P0, Table 2, "WAE". The
-    weight is the usual public default, 10 beside `0.05 |r|^2` (equations 3).
+    weight is the usual public default, 10 beside `0.05 |r|^2`.
 
     Args:
         weight: of the squared discrepancy.
@@ -182,7 +182,9 @@ def ae(input_shape, latent_dim, **options):
 
 
 def _deterministic(latent_dim, options):
-    return {"posterior": posteriors.Deterministic(latent_dim), **options}
+    if options.get("posterior") is None:
+        options = {**options, "posterior": posteriors.Deterministic(latent_dim)}
+    return options
 
 
 _WITH_KERNELS = (
@@ -197,11 +199,10 @@ def _with_weight_decay(decoder, weight):
 
     def change(layer):
         config = layer.get_config()
-        if isinstance(layer, _WITH_KERNELS):
-            config["kernel_regularizer"] = keras.regularizers.L2(weight)
+        config["kernel_regularizer"] = keras.regularizers.L2(weight)
         return type(layer).from_config(config)
 
-    return keras.models.clone_model(decoder, clone_function=change)
+    return _with_kernels_changed(decoder, change)
 
 
 def _with_spectral_norm(decoder):
@@ -209,10 +210,32 @@ def _with_spectral_norm(decoder):
 
     def change(layer):
         clone = type(layer).from_config(layer.get_config())
-        if not isinstance(layer, _WITH_KERNELS):
-            return clone
         return keras.layers.SpectralNormalization(
             clone, name=layer.name, dtype=layer.dtype_policy
         )
 
-    return keras.models.clone_model(decoder, clone_function=change)
+    return _with_kernels_changed(decoder, change)
+
+
+def _with_kernels_changed(decoder, change):
+    changed = []
+
+    def clone(layer):
+        if not isinstance(layer, _WITH_KERNELS):
+            return type(layer).from_config(layer.get_config())
+        changed.append(layer.name)
+        return change(layer)
+
+    try:
+        result = keras.models.clone_model(decoder, clone_function=clone, recursive=True)
+    except ValueError as error:  # a subclassed model has no layers to go through
+        raise ValueError(
+            "`backbone` must give a functional or sequential decoder, whose layers can "
+            f"be changed. Received: decoder={decoder}"
+        ) from error
+    if not changed:
+        raise ValueError(
+            "`backbone` must give a decoder with dense layers or convolutions, whose "
+            f"kernels can be changed. Received: decoder={decoder} without any"
+        )
+    return result

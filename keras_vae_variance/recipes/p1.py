@@ -83,7 +83,7 @@ def _maximum_likelihood(input_shape, latent_dim, per_pixel, per_example, options
 def trainable_iso_i(input_shape, latent_dim, **options):
     """One variance for the data set, learned by gradient.
 
-        v = exp(parameter)
+        v = exp(10 parameter), from the first batch's squared error on
 
     P1, Section 6 and Table 4, "Trainable Iso-I".
 
@@ -98,7 +98,7 @@ def trainable_iso_i(input_shape, latent_dim, **options):
 def trainable_diag_i(input_shape, latent_dim, **options):
     """A variance for each pixel, learned by gradient.
 
-        v = exp(parameters)
+        v = exp(10 parameters), from the first batch's squared error on
 
     P1, Section 6 and Table 4, "Trainable Diag-I".
 

@@ -23,7 +23,7 @@ __all__ = [
 def shared_sigma(input_shape, latent_dim, **options):
     """The shared sigma-VAE: one learned variance.
 
-        v = exp(parameter)
+        v = exp(10 parameter), from the first batch's squared error on
 
     P2, Eq. 3; Tables 1 to 3, "Shared sigma-VAE", Table 4, "Gaussian sigma-VAE".
 
@@ -69,7 +69,7 @@ def per_image_sigma(input_shape, latent_dim, **options):
 def per_pixel_sigma(input_shape, latent_dim, **options):
     """The per-pixel sigma-VAE: a variance predicted for each pixel and channel.
 
-        log stddev = -6 + softplus(head(z) + 6)
+        log stddev = -6 + softplus(head(z) / 2 + 6)
 
     P2, Eq. 1 and Section 3.1; Table 2, "Per-pixel sigma-VAE". Clipped softly from
     below, without which it diverges (P2, Section 5.3).

@@ -12,7 +12,7 @@ __all__ = [
 def l_vae_scalar(input_shape, latent_dim, **options):
     """P3's VAE with a learned scalar standard deviation, which starts at 1.
 
-        -log p(x|z) = |r|^2 / (2 v) + D/2 log(2 pi v),    v learned
+        -log p(x|z) = |r|^2 / (2 v) + D/2 log(2 pi v),    v = exp(10 parameter)
 
     P3, Eq. 10; Table 1, "LS-VAE".
 

@@ -89,8 +89,13 @@ def baggins(
 
 
 def _floating(latent_dim, posterior_variance, options):
-    return {
-        "posterior": posteriors.ConstantGaussian(latent_dim, posterior_variance),
-        "prior": priors.Floating(),
-        **options,
-    }
+    posterior = options.get("posterior")
+    if posterior is None:
+        posterior = posteriors.ConstantGaussian(latent_dim, posterior_variance)
+    elif posterior_variance != 1.0:
+        raise ValueError(
+            "`posterior_variance` is that of the recipe's own posterior; give one of "
+            f"the two. Received: posterior_variance={posterior_variance}, "
+            f"posterior={posterior}"
+        )
+    return {"prior": priors.Floating(), **options, "posterior": posterior}

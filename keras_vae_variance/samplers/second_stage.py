@@ -131,7 +131,7 @@ class SecondStage(Sampler):
         self._check_fitted()
         return self._draw(tf.cast(n, tf.int32), stateless_seed(seed))
 
-    def log_prob(self, z, num_samples=100, seed=None):
+    def log_prob(self, z, num_samples=100, seed=0):
         """A lower bound of the log density of latent vectors.
 
             log 1/K sum_k exp( log p(z|u_k) + log p(u_k) - log q(u_k|z) ),  u_k ~ q(u|z)
@@ -141,7 +141,8 @@ class SecondStage(Sampler):
         Args:
             z: array or tensor of shape `(n, latent_dim)`.
             num_samples: number `K` of draws a latent vector.
-            seed: of the draws, as for `sample`.
+            seed: of the draws, as for `sample`. By default they are the same at every
+                call, so that `metrics.log_likelihood` is a function of its seed.
 
         Returns:
             A float32 tensor of shape `(n,)`, in nats.

@@ -171,8 +171,8 @@ class BaseSteps:
             )
         advice = (
             "Try a lower learning rate, `clipnorm` in the optimizer, a floor under the "
-            "variance (`floor` or `epsilon`), or mixed_bfloat16 in place of "
-            "mixed_float16."
+            "variance (`floor` or `epsilon`), data of a smaller scale such as [0, 1], "
+            "or mixed_bfloat16 in place of mixed_float16."
         )
         if "x" in failed:
             advice = "The cause is the data: clean them, or drop such examples."

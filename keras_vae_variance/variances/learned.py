@@ -36,7 +36,7 @@ class Learned(Variance):
             too small: gradients are `mse / v` times as large below the optimum, and
             Adam's steps stay small for long after them.
         rate: how far the log variance moves for each unit of its parameter. `initial=1`
-            and `rate=1` are the papers' plain parameter.
+            and `rate=1` are a plain log variance, `rate=2` P2's log stddev.
 
     Raises:
         ValueError: if `initial` or `rate` is not a positive finite number.

@@ -52,7 +52,8 @@ class Predicted(Variance):
         per_channel: one for each channel too, instead of one shared by the channels
             (P0's CelebA network shares; P2 and P3 do not).
         link: "sigmoid" (P0; for data in [0, 1]), "softplus" (for unscaled data) or
-            "exp" (the head is a log variance; P2, P3).
+            "exp" (the head is a log variance; P2's and P3's are half of it, log
+            standard deviations).
         bounds: None, or a pair (lower, upper) of variances, each possibly None, between
             which the log standard deviation is clipped softly. P2's `l_min = -6` is
             `(math.exp(-12), None)`. Biased near a bound.
