@@ -131,10 +131,18 @@ class DiagonalGaussian(Posterior):
 class IsotropicGaussian(Posterior):
     """A Gaussian with one learned variance for all examples and dimensions.
 
-        s2 = exp(log_variance)                          (P1, Section 4)
+        s2 = exp(rate * parameter)                      (P1, Section 4)
+
+    Adam moves a parameter by at most its learning rate a step: at a rate of 1 and 1e-3,
+    the variance of 0.0045 that P1 ends at is 5,400 steps away from the 1 that it starts
+    at, and farther if there is any doubt on the way.
 
     Args:
         latent_dim: number `L` of latent variables.
+        rate: how far the log variance moves for each unit of its parameter.
+
+    Raises:
+        ValueError: if `rate` is not a positive finite number.
 
     Example:
 
@@ -146,15 +154,26 @@ class IsotropicGaussian(Posterior):
     (1, 16)
     """
 
+    def __init__(self, latent_dim, rate=10.0, **kwargs):
+        super().__init__(latent_dim, **kwargs)
+        if not (isinstance(rate, numbers.Real) and 0 < rate < math.inf):
+            raise ValueError(
+                f"`rate` must be a positive finite number. Received: rate={rate!r}"
+            )
+        self.rate = float(rate)
+
     def build(self, features_shape):
         super().build(features_shape)
-        self.log_variance = self.add_weight(
-            shape=(), initializer="zeros", name="log_variance"
+        self.parameter = self.add_weight(
+            shape=(), initializer="zeros", name="parameter"
         )
 
     def _variance(self, features):
         ones = ops.ones((1, self.latent_dim), dtype="float32")
-        return ops.exp(self.log_variance) * ones
+        return ops.exp(self.rate * self.parameter) * ones
+
+    def get_config(self):
+        return {**super().get_config(), "rate": self.rate}
 
 
 @keras.saving.register_keras_serializable(package="keras_vae_variance")

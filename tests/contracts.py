@@ -59,7 +59,7 @@ ARGUMENTS = {
         {"latent_dim": L, "link": "softplus"},
         {"latent_dim": L, "link": "relu"},
     ],
-    posteriors.IsotropicGaussian: [{"latent_dim": L}],
+    posteriors.IsotropicGaussian: [{"latent_dim": L, "rate": 2.0}],
     posteriors.ConstantGaussian: [{"latent_dim": L, "variance": 0.1}],
     posteriors.Deterministic: [{"latent_dim": L}],
     priors.StandardNormal: [{}],

@@ -569,7 +569,8 @@ def test_p3_theorem_1_the_decoder_leaves_the_centre_below_r_over_root_d(dim):
         direction = np.eye(dim)[:, :1]
         vae.decoder.get_layer("mean").kernel.assign(w * direction.T)
         posterior.mean.kernel.assign(w / (w**2 + variance) * direction)
-        posterior.log_variance.assign(log(variance / (w**2 + variance)))
+        s2 = variance / (w**2 + variance)
+        posterior.parameter.assign(log(s2) / posterior.rate)
         expected = scipy.stats.multivariate_normal.logpdf(
             x, np.zeros(dim), variance * np.eye(dim) + w**2 * direction @ direction.T
         )

@@ -69,14 +69,20 @@ def test_a_relu_starts_where_it_has_a_gradient():
 
 
 def test_the_isotropic_variance_is_one_number():
-    posterior = built(IsotropicGaussian(3))
-    (log_variance,) = [w for w in posterior.weights if "log_variance" in w.path]
-    assert log_variance.shape == ()
+    posterior = built(IsotropicGaussian(3, rate=5.0))
+    (parameter,) = [w for w in posterior.weights if "parameter" in w.path]
+    assert parameter.shape == ()
     _, variance = posterior(features(4))
     np.testing.assert_array_equal(variance, np.ones((1, 3)))
-    log_variance.assign(math.log(0.05))
+    parameter.assign(math.log(0.05) / 5.0)
     _, variance = posterior(features(4))
     np.testing.assert_allclose(variance, np.full((1, 3), 0.05), rtol=1e-6)
+
+
+@pytest.mark.parametrize("rate", [0.0, -1.0, math.inf, "1"])
+def test_wrong_rates(rate):
+    with pytest.raises(ValueError, match="`rate` must be.*Received: rate="):
+        IsotropicGaussian(3, rate=rate)
 
 
 @pytest.mark.parametrize("value", [1.0, 0.01, 10])
