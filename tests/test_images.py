@@ -157,6 +157,16 @@ def test_from_folder_reads_lossy_images(folder):
         np.testing.assert_array_equal(datasets.from_folder(path / "photos")[0], read)
 
 
+def test_from_folder_turns_photos_upright(tmp_path):
+    """A camera on its side says so in the file, and every viewer turns the picture."""
+    picture = PIL.Image.fromarray(np.arange(24, dtype="uint8").reshape(4, 6) * 10)
+    exif = picture.getexif()
+    exif[0x0112] = 6  # orientation: to be turned by 90 degrees, clockwise
+    picture.save(tmp_path / "photo.png", exif=exif)
+    upright = np.rot90(np.asarray(picture), -1)[None, ..., None]
+    np.testing.assert_array_equal(datasets.from_folder(tmp_path), upright)
+
+
 def test_from_folder_rejects_more_than_8_bits(tmp_path):
     """Pillow would clip them to white."""
     deep = np.arange(48, dtype="uint16").reshape(8, 6) * 1000
@@ -195,7 +205,8 @@ def test_from_folder_rejects_what_cannot_be(folder):
     (path / "empty").mkdir()
     with pytest.raises(ValueError, match="Received: path=.*empty"):
         datasets.from_folder(path / "empty")
-    with pytest.raises(ValueError, match="Received: channels=2"):
-        datasets.from_folder(path, channels=2)
+    for channels in (2, [3]):
+        with pytest.raises(ValueError, match="Received: channels="):
+            datasets.from_folder(path, channels=channels)
     with pytest.raises(ValueError, match="Received: crop=0"):
         datasets.from_folder(path, crop=0)

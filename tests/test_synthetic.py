@@ -254,6 +254,8 @@ X = np.zeros((4, 6, 6, 1), "uint8")
         (lambda: noisy(variance=np.nan), ValueError, "Received: variance=nan"),
         (lambda: noisy(x=X[0, 0]), ValueError, r"Received: x of shape \(6, 1\)"),
         (lambda: noisy(x=X.astype(int)), TypeError, "Received: x of dtype int64"),
+        (lambda: noisy(x=X + 2.0), ValueError, "values from 2.0 to 2.0"),
+        (lambda: noisy(x=X + np.nan), ValueError, "values from nan"),
         (lambda: noisy(y=None), ValueError, "`y` must be 4 labels.*y=None"),
         (lambda: noisy(y=LABELS[:3]), ValueError, r"array of shape \(3,\)"),
         (lambda: noisy(y=LABELS / 2), TypeError, "Received: y of dtype float64"),
