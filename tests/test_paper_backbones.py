@@ -479,4 +479,4 @@ def test_bad_sizes(backbone, argument, values):
     for value in values:
         with pytest.raises(ValueError, match=f"{argument} must be") as error:
             backbone((8, 8, 1), 2, Heads(), **{argument: value})
-        assert str(error.value).endswith(f"Received: {argument}={value}")
+        assert str(error.value).endswith(f"Received: {argument}={value!r}")
