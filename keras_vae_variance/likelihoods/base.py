@@ -20,7 +20,7 @@ class Likelihood(keras.layers.Layer):
     Attributes:
         normalized: whether `p(x|z)` is a density (or a probability) that integrates to
             1 over the data it is used for, so that log likelihoods can be compared.
-        discrete: whether `p(x|z)` is a probability of the levels `i/255`, rather than a
+        discrete: whether `p(x|z)` is a probability of levels such as `i/255`, not a
             density. The two do not compare as they stand: see `metrics.Score`.
         unit_interval: whether `x` must lie in [0, 1].
         batch_statistic: whether training takes a statistic of the batch.
