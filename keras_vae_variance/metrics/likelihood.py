@@ -1,6 +1,5 @@
 """The importance-weighted log likelihood."""
 
-import random
 import warnings
 
 import keras
@@ -10,6 +9,7 @@ from keras import ops
 from .. import ops as kvv_ops
 from ..data import batches
 from ..types import Latent
+from .base import check_count, float64, key, noise, streams
 
 __all__ = ["log_likelihood"]
 
@@ -62,11 +62,8 @@ def log_likelihood(vae, x, num_samples=20, sampler=None, seed=None, chunk_size=5
     >>> kvv.metrics.log_likelihood(vae, x, num_samples=5, seed=0).shape
     (32,)
     """
-    for name, value in (("num_samples", num_samples), ("chunk_size", chunk_size)):
-        if not isinstance(value, (int, np.integer)) or value < 1:
-            raise ValueError(
-                f"`{name}` must be an int of at least 1. Received: {name}={value!r}"
-            )
+    check_count("num_samples", num_samples)
+    check_count("chunk_size", chunk_size)
     if vae.posterior.deterministic:
         raise ValueError(
             "A deterministic posterior has no density, and the log likelihood no "
@@ -80,9 +77,7 @@ def log_likelihood(vae, x, num_samples=20, sampler=None, seed=None, chunk_size=5
             UserWarning,
             stacklevel=2,
         )
-    if seed is None:
-        seed = random.randrange(2**63)
-    key = np.random.SeedSequence(seed).generate_state(2, np.uint64)
+    noise_key = key(seed)
 
     weigh = None
     results, count = [], 0
@@ -90,18 +85,18 @@ def log_likelihood(vae, x, num_samples=20, sampler=None, seed=None, chunk_size=5
         if weigh is None:
             weigh = _compiled(vae, batch)
         latent = vae.encode(batch)
-        streams = [_stream(key, count + index) for index in range(len(batch))]
+        sources = streams(noise_key, count, len(batch))
         count += len(batch)
         total = np.full(len(batch), -np.inf)
         step = max(1, chunk_size // len(batch))
         for start in range(0, num_samples, step):
             shape = (min(step, num_samples - start), vae.latent_dim)
-            noise = [stream.standard_normal(shape, np.float32) for stream in streams]
-            nll, log_q, log_p, z = weigh(batch, latent, np.stack(noise, axis=1))
+            draws = noise(sources, shape).swapaxes(0, 1)
+            nll, log_q, log_p, z = weigh(batch, latent, draws)
             if sampler is not None:
                 log_p = sampler.log_prob(z)
             # A small difference of numbers in the thousands: in float64.
-            log_weights = _float64(log_p) - _float64(nll) - _float64(log_q)
+            log_weights = float64(log_p) - float64(nll) - float64(log_q)
             log_weights = log_weights.reshape(-1, len(batch))
             total = np.logaddexp(total, np.logaddexp.reduce(log_weights, axis=0))
         results.append(total - np.log(num_samples))
@@ -113,16 +108,6 @@ def _chunks(x, size):
     for images, _ in batches(x, size):
         for start in range(0, len(images), size):
             yield images[start : start + size]
-
-
-def _stream(key, index):
-    """The noise of one example: streams of different counters never overlap."""
-    philox = np.random.Philox(key=key, counter=[0, 0, 0, index])
-    return np.random.Generator(philox)
-
-
-def _float64(t):
-    return ops.convert_to_numpy(t).astype(np.float64)
 
 
 def _compiled(vae, batch):

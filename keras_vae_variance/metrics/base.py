@@ -1,0 +1,113 @@
+"""What the metrics share: estimates with their error, counts, and noise by example."""
+
+import dataclasses
+import random
+
+import numpy as np
+from keras import ops
+
+from ..data import batches
+from ..types import Latent
+
+__all__ = ["Estimate", "check_count", "encodings", "float64", "key", "noise", "streams"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A number with its Monte Carlo error.
+
+    `float(estimate)` and NumPy take the value alone.
+
+    Args:
+        value: the estimate.
+        standard_error: the standard deviation that `value` would have over repetitions
+            with other seeds, or other examples; the metric says which.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_vae_variance.metrics import Estimate
+    >>> estimate = Estimate.of(np.array([1.0, 2.0, 3.0]))
+    >>> print(estimate)
+    2 +- 0.577
+    >>> float(estimate) + 1
+    3.0
+    """
+
+    value: float
+    standard_error: float
+
+    @classmethod
+    def of(cls, values):
+        """The mean of independent values `(n,)`, with its standard error."""
+        values = np.asarray(values, np.float64)
+        deviation = values.std(ddof=1) if len(values) > 1 else np.nan
+        return cls(float(values.mean()), float(deviation / np.sqrt(len(values))))
+
+    def __float__(self):
+        return float(self.value)
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(self.value, dtype)
+
+    def __str__(self):
+        return f"{self.value:.6g} +- {self.standard_error:.3g}"
+
+
+def check_count(name, value, least=1):
+    """Raises where `value` is not an integer of at least `least`."""
+    integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not integer or value < least:
+        raise ValueError(
+            f"`{name}` must be an int of at least {least}. Received: {name}={value!r}"
+        )
+
+
+def float64(t):
+    """A tensor of any backend as a float64 NumPy array."""
+    return ops.convert_to_numpy(t).astype(np.float64)
+
+
+def encodings(vae, x, batch_size=1000):
+    """Reads data once, in its order, and encodes it.
+
+    Yields:
+        Pairs of a batch of `x`, as it came, and its `Latent` of float64 arrays, all of
+        shape `(batch, latent_dim)`, at the posterior mean.
+
+    Raises:
+        ValueError: if there are no examples.
+    """
+    empty = True
+    for batch, _ in batches(x, batch_size):
+        latent = vae.encode(batch)
+        shape = (len(batch), vae.latent_dim)
+        yield batch, Latent(*(np.broadcast_to(float64(t), shape) for t in latent))
+        empty = False
+    if empty:
+        raise ValueError(f"`x` must hold at least one example. Received: x={x}")
+
+
+def key(seed):
+    """The key of `streams` for a seed; None is a fresh one from Python's `random`."""
+    if seed is None:
+        seed = random.randrange(2**63)
+    return np.random.SeedSequence(seed).generate_state(2, np.uint64)
+
+
+def streams(key, start, count):
+    """A source of noise for each of `count` examples, from number `start` on.
+
+    What it gives is a function of the key and the number of the example, so that
+    results do not depend on how the data are cut into batches.
+    """
+    # Streams of different counters never overlap.
+    return [
+        np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, start + i]))
+        for i in range(count)
+    ]
+
+
+def noise(streams, shape):
+    """The next standard normal draws of each example, float32 `(count, *shape)`."""
+    return np.stack([stream.standard_normal(shape, np.float32) for stream in streams])
