@@ -81,6 +81,10 @@ def parse():
     options = parser.parse_args()
     options.test_points = 20_000
     options.dims, options.ratios = (2, 8), (0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5)
+    if set(REPLAYS) & set(options.methods) and "scalar" not in options.methods:
+        parser.error(f"{' and '.join(REPLAYS)} replay scalar: name it in --methods too")
+    # What is replayed comes first.
+    options.methods.sort(key=list(METHODS).index)
     if options.smoke:
         options.seeds, options.steps, options.test_points = 1, EPOCHS, 100
         options.methods = ["fixed 0.3", "scalar", "vector", "final", "schedule"]

@@ -107,7 +107,8 @@ class VarianceSchedule(Schedule):
         schedule: a callable from the step, an int from 0 on, to the variance, such as
             a function, a `keras.optimizers.schedules.LearningRateSchedule` or a
             `VarianceHistory`; or the variances themselves, one for each step, of which
-            the last one holds on.
+            the last one holds on. Epochs are steps too: `0.99 ** (step // 938)` falls
+            once an epoch of 938 batches.
 
     Raises:
         ValueError: if `schedule` is neither, or gives a variance that is not a positive

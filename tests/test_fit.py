@@ -298,7 +298,10 @@ def test_model_checkpoint_keeps_the_best(tmp_path):
         callbacks=[keras.callbacks.ModelCheckpoint(path, "val_loss", 0, True)],
     ).history["val_loss"]
     assert history == sorted(history) and history[0] < history[2]
-    best = keras.saving.load_model(path).evaluate(x_val, verbose=0, return_dict=True)
+    best = keras.saving.load_model(path)
+    # The best weights with the optimizer of their own epoch, which had one step.
+    assert int(best.optimizer.iterations) == 1
+    best = best.evaluate(x_val, verbose=0, return_dict=True)
     assert best["loss"] == pytest.approx(history[0], rel=1e-6)
 
 
