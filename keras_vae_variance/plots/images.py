@@ -1,9 +1,11 @@
 """Rows of images and of the standard deviations of their pixels."""
 
 import numpy as np
-from keras import ops
 
-__all__ = ["image_rows", "overview", "reconstructions", "samples"]
+from .base import array
+from .rows import check_row, draw_rows, lefts, stddev_of
+
+__all__ = ["image_rows", "interpolations", "overview", "reconstructions", "samples"]
 
 
 def image_rows(rows, title=None):
@@ -30,11 +32,10 @@ def image_rows(rows, title=None):
     >>> x = np.random.default_rng(0).uniform(size=(5, 8, 8, 1))
     >>> figure = plots.image_rows([("data", x, "image"), ("stddev", x / 4, "stddev")])
     >>> [axes.get_ylabel() for axes in figure.axes]
-    ['data', 'stddev', 'standard deviation']
+    ['data', 'stddev', 'stddev (units of x)']
     """
     rows = [
-        (label, _checked_images(images, label, kind), kind)
-        for label, images, kind in rows
+        (label, check_row(images, label, kind), kind) for label, images, kind in rows
     ]
     if not rows:
         raise ValueError("`rows` must have at least one row. Received: rows=[]")
@@ -43,7 +44,7 @@ def image_rows(rows, title=None):
         raise ValueError(
             f"All rows must have the same number of images. Received: {counts}"
         )
-    return _draw_rows(rows, counts[0], title)
+    return draw_rows(rows, counts[0], title)
 
 
 def reconstructions(x, mean, variance=None, title=None):
@@ -71,7 +72,7 @@ def reconstructions(x, mean, variance=None, title=None):
     >>> figure = plots.reconstructions(x, mean=x * 0.9, variance=0.01 * np.ones_like(x))
     >>> figure.savefig("reconstructions.png")  # doctest: +SKIP
     """
-    x, mean = _array(x), _array(mean)
+    x, mean = array(x), array(mean)
     if x.shape != mean.shape:
         raise ValueError(
             "`x` and `mean` must have the same shape. "
@@ -79,7 +80,7 @@ def reconstructions(x, mean, variance=None, title=None):
         )
     rows = [("original", x, "image"), ("reconstruction", mean, "image")]
     if variance is not None:
-        rows.append(("stddev", _stddev(variance, mean), "stddev"))
+        rows.append(("stddev", stddev_of(variance, mean), "stddev"))
     return image_rows(rows, title)
 
 
@@ -111,9 +112,9 @@ def samples(mean, variance=None, columns=8, title=None):
     """
     if columns < 1:
         raise ValueError(f"`columns` must be at least 1. Received: columns={columns}")
-    mean = _checked_images(mean, "mean", "image")
+    mean = check_row(mean, "mean", "image")
     if variance is not None:
-        stddev = _checked_images(_stddev(variance, mean), "stddev", "stddev")
+        stddev = check_row(stddev_of(variance, mean), "stddev", "stddev")
     columns = min(columns, len(mean))
     rows = []
     for start in range(0, len(mean), columns):
@@ -122,7 +123,7 @@ def samples(mean, variance=None, columns=8, title=None):
         rows.append(("" if variance is None else "mean", mean[part], "image"))
         if variance is not None:
             rows.append(("stddev", stddev[part], "stddev"))
-    return _draw_rows(rows, columns, title)
+    return draw_rows(rows, columns, title)
 
 
 def overview(x, reconstruction, generated, title=None):
@@ -153,109 +154,82 @@ def overview(x, reconstruction, generated, title=None):
     """
     rows = [("original", x, "image")]
     for label, decoded in {"reconstruction": reconstruction, **generated}.items():
-        mean = _array(decoded["mean"])
+        mean = array(decoded["mean"])
         rows.append((label, mean, "image"))
-        rows.append(("stddev", _stddev(decoded["variance"], mean), "stddev"))
+        rows.append(("stddev", stddev_of(decoded["variance"], mean), "stddev"))
     return image_rows(rows, title)
 
 
-def _array(t):
-    """A tensor of any backend, or an array, as a NumPy array."""
-    return np.asarray(ops.convert_to_numpy(t))
+def interpolations(mean, variance=None, ends=None, ratios=None, title=None):
+    """Images along paths through the latent space, a row for each pair of ends.
 
+    Args:
+        mean: the decoder's means, of shape `(pairs, steps, H, W, C)`, such as
+            `np.stack([metrics.interpolate(vae, x1, x2, r) for r in ratios], axis=1)`.
+        variance: the decoder's variance (sigma squared), of a shape that broadcasts to
+            that of `mean`, for the stddev of the pixels beneath each row, or None.
+        ends: the images that the paths lead from and to, in [0, 1] or uint8, of shape
+            `(pairs, 2, H, W, C)`, drawn to the left and right, or None.
+        ratios: how far along the path each step is, from 0 to 1, `steps` numbers, or
+            None.
+        title: text above the figure, or None.
 
-def _stddev(variance, mean):
-    """Square root of a variance that broadcasts to the shape of `mean`."""
-    variance = _array(variance)
-    if not np.all(variance >= 0):  # NaN fails as well
-        raise ValueError(
-            "`variance` must be at least 0 everywhere. "
-            f"Received: variance with minimum {variance.min()}"
-        )
-    try:
-        return np.broadcast_to(np.sqrt(variance), mean.shape)
-    except ValueError:
-        raise ValueError(
-            "`variance` must broadcast to the shape of `mean`. "
-            f"Received: variance.shape={variance.shape}, mean.shape={mean.shape}"
-        ) from None
+    Returns:
+        The figure.
 
+    Raises:
+        ValueError: on shapes that differ, and as in `image_rows`.
 
-def _checked_images(images, label, kind):
-    """The images as floats of shape `(n, H, W, 3)`, or `(n, H, W)` for one channel."""
-    images = _array(images)
-    if kind not in ("image", "stddev"):
-        raise ValueError(f"A row's kind is 'image' or 'stddev'. Received: kind={kind}")
-    if images.ndim != 4 or images.shape[-1] not in (1, 3) or not images.size:
-        raise ValueError(
-            "Images must be of shape (n, height, width, channels) with 1 or 3 "
-            f"channels. Received: shape {images.shape} for {label!r}"
-        )
-    if images.dtype == np.uint8:
-        images = images / 255.0
-    if kind == "image":
-        return np.clip(images, 0.0, 1.0)
-    if not np.all(images >= 0):
-        raise ValueError(
-            "Standard deviations must be at least 0 everywhere. "
-            f"Received: minimum {images.min()} for {label!r}"
-        )
-    return np.sqrt(np.mean(np.square(images), axis=-1, keepdims=True))
+    Example:
 
-
-def _draw_rows(rows, columns, title):
-    """Draws checked rows, of at most `columns` images, as one axes a row."""
-    from matplotlib.figure import Figure
-
-    _, height, width, _ = rows[0][1].shape
-    inch = 0.75 if columns > 6 else 1.0
-    figure = Figure(
-        figsize=(columns * inch + 2.0, len(rows) * inch * height / width + 0.5),
-        layout="compressed",
-    )
-    every_axes = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
-    lowest, highest = _colour_limits([i for _, i, kind in rows if kind == "stddev"])
-    image = None  # of the last row of standard deviations
-    for axes, (label, images, kind) in zip(every_axes, rows, strict=True):
-        canvas = _side_by_side(images, columns)
-        if kind == "stddev":
-            image = axes.imshow(canvas, cmap="viridis", vmin=lowest, vmax=highest)
-        else:
-            axes.imshow(canvas, cmap="gray", vmin=0.0, vmax=1.0)
-        axes.set_ylabel(label, rotation=0, ha="right", va="center")
-        axes.set_xticks([])
-        axes.set_yticks([])
-        axes.spines[:].set_visible(False)
-    if image is not None:
-        figure.colorbar(
-            image, ax=list(every_axes), label="standard deviation", pad=0.01
-        )
-    figure.suptitle(title)
-    return figure
-
-
-def _colour_limits(arrays):
-    """The colour scale that all standard deviations of a figure share."""
-    if not arrays:
-        return None, None
-    lowest = min(array.min() for array in arrays)
-    highest = max(array.max() for array in arrays)
-    # From the lowest, since a floor under the variance can be most of it; from 0 where
-    # they are all but equal, so that no rounding error is spread over the colours.
-    return (lowest if lowest < 0.9 * highest else 0.0), highest
-
-
-def _side_by_side(images, columns):
-    """Images with gaps between them, and gaps for those that are missing.
-
-    Grey gaps and gaps between standard deviations are NaN, which Matplotlib leaves
-    blank; RGB gaps are white.
+    >>> import numpy as np
+    >>> from keras_vae_variance import plots
+    >>> ends = np.random.default_rng(0).uniform(size=(3, 2, 8, 8, 1))
+    >>> ratios = np.linspace(0, 1, 5)
+    >>> weights = ratios[:, None, None, None]
+    >>> mean = (1 - weights) * ends[:, :1] + weights * ends[:, 1:]
+    >>> figure = plots.interpolations(mean, ends=ends, ratios=ratios)
+    >>> [text.get_text() for text in figure.axes[0].get_xticklabels()]
+    ['from', '0', '0.25', '0.5', '0.75', '1', 'to']
     """
-    count, height, width, channels = images.shape
-    gap = max(1, width // 14)
-    fill = np.nan if channels == 1 else 1.0
-    canvas = np.full((height, columns * (width + gap) - gap, channels), fill)
-    for index in range(count):
-        left = index * (width + gap)
-        canvas[:, left : left + width] = images[index]
-    return canvas[..., 0] if channels == 1 else canvas
+    mean = array(mean)
+    if mean.ndim != 5 or not len(mean):
+        raise ValueError(
+            "`mean` must be of shape (pairs, steps, height, width, channels). "
+            f"Received: mean.shape={mean.shape}"
+        )
+    stddev = None if variance is None else stddev_of(variance, mean)
+    steps = mean.shape[1]
+    columns = [""] * steps if ratios is None else [f"{r:.2g}" for r in array(ratios)]
+    if len(columns) != steps:
+        raise ValueError(
+            f"`ratios` must be one number for each of the {steps} steps. "
+            f"Received: ratios={ratios}"
+        )
+    if ends is not None:
+        ends = array(ends)
+        if ends.shape != (len(mean), 2, *mean.shape[2:]):
+            raise ValueError(
+                "`ends` must be two images of the size of `mean` for each pair. "
+                f"Received: ends.shape={ends.shape}, mean.shape={mean.shape}"
+            )
+        columns = ["from", *columns, "to"]
+    rows = []
+    for pair in range(len(mean)):
+        images = check_row(mean[pair], "mean", "image")
+        if ends is not None:
+            first, last = check_row(ends[pair], "ends", "image")
+            images = np.stack([first, *images, last])
+        rows.append(("" if stddev is None else "mean", images, "image"))
+        if stddev is not None:
+            images = check_row(stddev[pair], "stddev", "stddev")
+            if ends is not None:  # which are data, and have none
+                images = np.pad(images, [(1, 1), *[(0, 0)] * 3], constant_values=np.nan)
+            rows.append(("stddev", images, "stddev"))
+    figure = draw_rows(rows, len(columns), title)
+    if any(columns):
+        width = mean.shape[3]
+        axes = figure.axes[0]
+        axes.set_xticks(lefts(width, len(columns)) + (width - 1) / 2, columns)
+        axes.tick_params(top=False, labeltop=True, bottom=False, labelbottom=False)
+    return figure
