@@ -118,7 +118,9 @@ class Inference:
 
             elbo = E_q(z|x) log p(x|z) - KL(q(z|x) || p(z))          (P0, Eq. 4)
 
-        with the KL at weight 1 and in closed form, and the expectation by draws.
+        with the KL at weight 1 and in closed form, and the expectation by draws. Also
+        for Iso-D and Diag-D their mean is taken outside of the logarithm of the
+        variance, where P1's objectives (Eq. G.4 to G.17) have it inside.
 
         Args:
             x: data, `(n, ...)`.

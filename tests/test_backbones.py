@@ -299,12 +299,12 @@ BAD_ARGUMENTS = {
 def test_bad_arguments(backbone, name):
     good = {"input_shape": (28, 28, 1), "latent_dim": 2, "likelihood": Heads()}
     for value in BAD_ARGUMENTS[name]:
-        with pytest.raises(ValueError, match=f"{name} must be") as error:
+        with pytest.raises(ValueError, match=f"`{name}` must be") as error:
             backbone(**{**good, name: value})
         assert str(error.value).endswith(f"Received: {name}={value}")
 
 
 @pytest.mark.parametrize("hidden", [200, (20.5,), (0,), "20", (20, None)])
 def test_mlp_rejects_wrong_hidden_layers(hidden):
-    with pytest.raises(ValueError, match="hidden.*Received: hidden="):
+    with pytest.raises(ValueError, match="`hidden`.*Received: hidden="):
         mlp((8,), 2, Heads(), hidden=hidden)

@@ -9,7 +9,7 @@ import scipy.stats
 import tensorflow as tf
 
 import keras_vae_variance as kvv
-from keras_vae_variance.metrics import log_likelihood
+from keras_vae_variance.metrics import base, log_likelihood
 
 D, L = 6, 2
 VARIANCE = 0.3
@@ -235,6 +235,26 @@ def test_by_hand():
         log_q = scipy.stats.norm(mean[index], variance[index] ** 0.5).logpdf(z).sum(1)
         expected = np.log(np.mean(np.exp(log_p_x + log_p - log_q)))
         np.testing.assert_allclose(result[index], expected, rtol=1e-5)
+
+
+def test_a_variance_of_each_example_and_draw():
+    """Iso-D under importance weights: the variance is that of `x` at each `z_k`."""
+    iso_d = kvv.variances.MaximumLikelihood(per_example=True, epsilon=0.0)
+    vae = image_vae(kvv.likelihoods.Gaussian(iso_d))
+    x = images() / np.float32(255)
+    with pytest.warns(UserWarning, match="not a normalised density"):
+        result = log_likelihood(vae, x, 3, seed=4, chunk_size=8)
+    latent = vae.encode(x)
+    mean, deviation = latent.mean.numpy(), np.sqrt(latent.variance)
+    noise = base.noise(base.streams(base.key(4), 0, len(x)), (3, 2))
+    for k in range(len(x)):
+        z = mean[k] + deviation[k] * noise[k]
+        r2 = (x[k] - vae.decode(z)["mean"].numpy()) ** 2
+        log_p_x = -8 * (np.log(2 * np.pi * r2.mean((1, 2, 3), dtype="float64")) + 1)
+        log_p = scipy.stats.norm.logpdf(z).sum(1)
+        log_q = scipy.stats.norm(mean[k], deviation[k]).logpdf(z).sum(1)
+        expected = np.log(np.mean(np.exp(log_p_x + log_p - log_q)))
+        np.testing.assert_allclose(result[k], expected, rtol=1e-5, atol=1e-4)
 
 
 def test_uint8_and_labels():

@@ -447,7 +447,7 @@ def test_bad_arguments(name):
     good = {"input_shape": (8, 8, 1), "latent_dim": 2, "likelihood": Heads()}
     bad = {"input_shape": (8, 8, 0), "latent_dim": 0, "likelihood": Heads}
     for argument, value in bad.items():
-        with pytest.raises(ValueError, match=f"{argument} must be") as error:
+        with pytest.raises(ValueError, match=f"`{argument}` must be") as error:
             SMALL[name](**{**good, argument: value})
         assert str(error.value).endswith(f"Received: {argument}={value}")
     if name not in DENSE:
@@ -477,6 +477,6 @@ def test_bad_arguments(name):
 )
 def test_bad_sizes(backbone, argument, values):
     for value in values:
-        with pytest.raises(ValueError, match=f"{argument} must be") as error:
+        with pytest.raises(ValueError, match=f"`{argument}` must be") as error:
             backbone((8, 8, 1), 2, Heads(), **{argument: value})
         assert str(error.value).endswith(f"Received: {argument}={value!r}")

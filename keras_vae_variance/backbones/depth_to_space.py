@@ -76,7 +76,7 @@ def depth_to_space(input_shape, latent_dim, likelihood, mean_activation="sigmoid
     sides = shape[:2]
     if len(shape) != 3 or min(sides) < _MIN_SIDE or max(sides) > _MAX_SIDE:
         raise ValueError(
-            "input_shape must be (height, width, channels) with height and width from "
+            "`input_shape` must be (height, width, channels), both sides from "
             f"{_MIN_SIDE} to {_MAX_SIDE}; for other data use another backbone. "
             f"Received: input_shape={input_shape}"
         )

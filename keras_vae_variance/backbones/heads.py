@@ -41,17 +41,17 @@ def check_arguments(input_shape, latent_dim, likelihood):
     shape = tuple(input_shape) if isinstance(input_shape, (tuple, list)) else ()
     if not shape or not all(map(_is_positive_integer, shape)):
         raise ValueError(
-            "input_shape must be the shape of one example, a tuple of positive "
+            "`input_shape` must be the shape of one example, a tuple of positive "
             f"integers without the batch. Received: input_shape={input_shape}"
         )
     if not _is_positive_integer(latent_dim):
         raise ValueError(
-            "latent_dim must be a positive integer, the number of latent variables. "
+            "`latent_dim` must be a positive integer, the number of latent variables. "
             f"Received: latent_dim={latent_dim!r}"
         )
     if isinstance(likelihood, type) or not callable(getattr(likelihood, "heads", None)):
         raise ValueError(
-            "likelihood must be an object with a method heads(input_shape), such as "
+            "`likelihood` must be an object with a method heads(input_shape), such as "
             "likelihoods.Gaussian(variance): it says which outputs the decoder has. "
             f"Received: likelihood={likelihood}"
         )
@@ -75,8 +75,8 @@ def check_image_arguments(input_shape, latent_dim, likelihood):
     shape = check_arguments(input_shape, latent_dim, likelihood)
     if len(shape) != 3:
         raise ValueError(
-            "input_shape must be (height, width, channels); for other data use another "
-            f"backbone, such as mlp. Received: input_shape={input_shape}"
+            "`input_shape` must be (height, width, channels); for other data use "
+            f"another backbone, such as mlp. Received: input_shape={input_shape}"
         )
     return shape
 
@@ -93,7 +93,7 @@ def check_sizes(**sizes):
     for name, value in sizes.items():
         if not _is_positive_integer(value):
             raise ValueError(
-                f"{name} must be a positive integer. Received: {name}={value!r}"
+                f"`{name}` must be a positive integer. Received: {name}={value!r}"
             )
 
 

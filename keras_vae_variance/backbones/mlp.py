@@ -129,7 +129,7 @@ def _check_hidden(hidden):
         heads.check_sizes(hidden=units)
     if not isinstance(hidden, (tuple, list)):
         raise ValueError(
-            "hidden must be a tuple of the layers' units, such as (200, 200). "
+            "`hidden` must be a tuple of the layers' units, such as (200, 200). "
             f"Received: hidden={hidden}"
         )
 

@@ -80,8 +80,8 @@ def transposed(
     heads.check_sizes(channels=channels)
     if channels % _FRACTION:
         raise ValueError(
-            f"channels must be a multiple of {_FRACTION}: P0's widths are fractions of "
-            f"its widest map's. Received: channels={channels}"
+            f"`channels` must be a multiple of {_FRACTION}: P0's widths are fractions "
+            f"of its widest map's. Received: channels={channels}"
         )
     side = max(_MIN_SIDE, 1 << (max(shape[:2]) - 1).bit_length())
     halvings = side.bit_length() - 3  # down to a side of 4 = 2**2

@@ -80,6 +80,31 @@ class Likelihood(keras.layers.Layer):
         """A draw of `p(x|z)`, of the shape of `x`."""
         raise NotImplementedError
 
+    def zscore(self, x, parameters, latent=None):
+        """The z-score of each scalar, standard normal where `p(x|z)` is right.
+
+            z = Phi^-1( F(x) )
+
+        with `F` the distribution function of `p(x|z)` and `Phi` the standard normal's:
+        for a Gaussian `(x - mean) / stddev`. A central interval of probability `c` is
+        `|z| <= Phi^-1((1 + c)/2)`, and `z` says by how much where `F` is rounded to 1.
+
+        Args:
+            x: data, of shape `(batch, ...)`.
+            parameters: the decoder's outputs by name.
+            latent: `types.Latent` of the batch.
+
+        Returns:
+            A float64 NumPy array of the shape of `x`.
+
+        Raises:
+            ValueError: for a distribution of levels, whose `F` has jumps.
+        """
+        raise ValueError(
+            "z-scores need a continuous p(x|z), such as likelihoods.Gaussian. "
+            f"Received: likelihood={self}"
+        )
+
     def get_config(self):
         """The constructor's arguments."""
         config = super().get_config()

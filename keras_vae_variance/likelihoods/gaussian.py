@@ -50,3 +50,7 @@ class Gaussian(MeanAndVariance):
         mean = self.mean(parameters)
         noise = kvv_ops.normal(ops.shape(mean), seed)
         return mean + ops.sqrt(self.variance_model.predict(parameters)) * noise
+
+    def zscore(self, x, parameters, latent=None):
+        mean, v = self._mean_and_variance(x, parameters, latent, training=False)
+        return ops.convert_to_numpy((x - mean) / ops.sqrt(v)).astype("float64")

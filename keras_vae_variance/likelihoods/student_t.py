@@ -3,6 +3,7 @@
 import math
 
 import keras
+import numpy as np
 from keras import ops
 
 from .. import ops as kvv_ops
@@ -75,6 +76,19 @@ class StudentT(Likelihood):
         # 1 - u is never 0.
         radius = ops.sqrt(n * ops.expm1(-2.0 / n * ops.log(1.0 - u)))
         return mean + ops.exp(log_scale) * radius * ops.cos(2.0 * math.pi * angle)
+
+    def zscore(self, x, parameters, latent=None):
+        # Keras has no incomplete beta function.
+        from scipy.special import ndtri, stdtr
+
+        mean, log_scale, excess = self._read(parameters)
+        t, n = (
+            ops.convert_to_numpy(a).astype("float64")
+            for a in ((x - mean) * ops.exp(-log_scale), 2.0 + excess)
+        )
+        # In the lower tail, where F keeps its precision; down to z = -37.5.
+        beyond = np.maximum(stdtr(n, -np.abs(t)), np.finfo("float64").tiny)
+        return np.copysign(ndtri(beyond), t)
 
     def _read(self, parameters):
         """Mean, log scale, and the degrees of freedom beyond two."""
