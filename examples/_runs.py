@@ -6,6 +6,7 @@ the rest, so that it can be interrupted at any time.
 """
 
 import argparse
+import hashlib
 import importlib.metadata
 import json
 import pathlib
@@ -17,7 +18,16 @@ import numpy as np
 
 import keras_vae_variance as kvv
 
-__all__ = ["bits_per_dimension", "mosaic", "once", "parser", "spread", "table"]
+__all__ = [
+    "bits_per_dimension",
+    "mosaic",
+    "once",
+    "parser",
+    "spread",
+    "table",
+    "trained",
+    "versions",
+]
 
 _PACKAGES = ("keras", "tensorflow", "tensorflow-probability", "scikit-learn", "numpy")
 
@@ -35,6 +45,11 @@ def parser(doc, script):
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     options.add_argument("--output-dir", type=pathlib.Path, default=results)
+    options.add_argument(
+        "--models-dir",
+        type=pathlib.Path,
+        help="keep weights here, and go on from what is there (default: OUTPUT/models)",
+    )
     options.add_argument("--smoke", action="store_true", help="a few steps only")
     return options
 
@@ -67,7 +82,7 @@ def once(folder, name, settings, run):
     record = {
         "command": _command(),
         "settings": settings,
-        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "versions": versions(),
         "seconds": round(time.time() - started, 1),
         "numbers": numbers,
     }
@@ -79,6 +94,45 @@ def once(folder, name, settings, run):
     whole.replace(path)
     print(f"{name}: {record['seconds']} s", flush=True)
     return numbers
+
+
+def versions():
+    """Of the packages that numbers depend on."""
+    return {name: importlib.metadata.version(name) for name in _PACKAGES}
+
+
+def trained(folder, name, settings, vae, x, **fit_arguments):
+    """Trains a compiled model, or takes the weights of an equal run.
+
+    A run is known by its name and a hash of its settings. One that was interrupted goes
+    on after the last epoch that it ended.
+
+    Args:
+        folder: where weights and backups are.
+        name: of the run.
+        settings: all that the weights depend on, plain values.
+        vae: the compiled model, as it is before training.
+        x: the data.
+        fit_arguments: of `VAE.fit`.
+
+    Returns:
+        The model.
+    """
+    text = json.dumps(settings, sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    path = pathlib.Path(folder) / f"{name}_{digest}.weights.h5"
+    if path.exists():
+        vae.load_weights(path)
+        return vae
+    path.parent.mkdir(parents=True, exist_ok=True)
+    backup = keras.callbacks.BackupAndRestore(path.with_name(f"{name}_{digest}_backup"))
+    started = time.time()
+    vae.fit(x, callbacks=[backup], verbose=0, **fit_arguments)
+    whole = path.with_name("unfinished.weights.h5")
+    vae.save_weights(whole)
+    whole.replace(path)
+    print(f"{name}: trained in {time.time() - started:.0f} s", flush=True)
+    return vae
 
 
 def bits_per_dimension(vae, x, seed):
@@ -129,8 +183,8 @@ def _command():
     """The command line, without the reader's own folders."""
     words = [f"examples/{pathlib.Path(sys.argv[0]).name}", *sys.argv[1:]]
     for i, word in enumerate(words[:-1]):
-        if word in ("--output-dir", "--data-dir"):
-            words[i + 1] = word.removeprefix("--").replace("-dir", "").upper()
+        if word in ("--output-dir", "--data-dir", "--models-dir", "--data-file"):
+            words[i + 1] = word.strip("-").replace("-dir", "").upper()
     return "python " + " ".join(words)
 
 

@@ -4,6 +4,10 @@
     python examples/calibrated_decoders.py --dataset frey --data-file FILE.npz
     python examples/calibrated_decoders.py --dataset svhn_cropped --data-dir DIR
 
+With `--squeezenet FILE`, the ImageNet weights of SqueezeNet 1.1 without its top,
+Frechet distances of samples of the prior to the test set are printed too (P2's are
+FIDs).
+
 Settings are P2's (App. B): 3 convolutions of 32, 64, 128 channels and a dense layer,
 mirrored, 20 latents, batches of 128, Adam at 1e-3; single-sample bounds on `-log p`.
 P2 trains 10 epochs of the 73,257 images of SVHN, 5,725 steps; `--steps` gives the
@@ -21,6 +25,10 @@ normalised (per-image, Bernoulli) are in brackets: they bound nothing.
 P2's rows of beta are our variances of beta / 2. Discrete and continuous bounds compare
 only through the continuous model's bound on the discretised data, which is the column
 "bits / dim": there x has uniform noise of the width of a level, and D log 255 is added.
+
+Fig. 4 is drawn from the beta rows: the mutual information of x and z, and the KL of the
+aggregate posterior to the prior (Eq. 6), estimated on the test set, whose number caps
+both at its logarithm.
 
 Writes a JSON for each run and figures to `examples/results/calibrated_decoders`; what
 is there already is not run again. `--smoke` shrinks all of it to seconds; with
@@ -83,6 +91,7 @@ DECODERS = {
     "optimal": kvv.recipes.optimal_sigma,
     "per-image": kvv.recipes.per_image_sigma,
     "per-pixel": kvv.recipes.per_pixel_sigma,
+    "no bound": kvv.recipes.l_vae_vector,  # P3's LV-VAE, P1's trainable Diag-D
     "Student-t": kvv.recipes.student_t_vae,
     "Gaussian": unit_variance,
     **{f"beta {b:g}": beta(b) for b in (10.0, 1.0, 0.1, 0.01, 0.001)},
@@ -99,6 +108,9 @@ def main():
     options = parse()
     options.output_dir.mkdir(parents=True, exist_ok=True)
     x_train, x_test = load(options)
+    features = None
+    if options.squeezenet:
+        features = kvv.metrics.features.squeezenet(options.squeezenet)
     print(f"{options.dataset}: {x_train.shape} to train, {len(x_test)} to test")
     results, samples = {}, {}
     for seed in range(options.seeds):
@@ -110,19 +122,22 @@ def main():
                 "batch_size": 128,
                 "learning_rate": 1e-3,
                 "latent_dim": 20,
+                "features": features.name if features else None,
                 "seed": seed,
                 "smoke": options.smoke,
             }
             file = f"{options.dataset}_{name}_seed{seed}".replace(" ", "")
 
             def run(settings, name=name):
-                return train(DECODERS[name], settings, x_train, x_test)
+                return train(DECODERS[name], settings, x_train, x_test, features)
 
             numbers = _runs.once(options.output_dir, file, settings, run)
             results.setdefault(name, []).append(numbers)
-            samples.setdefault(name, np.array(numbers["samples"]))
+            if "samples" in numbers:
+                samples.setdefault(name, np.array(numbers["samples"]))
     report(results, options)
     draw_variance(results, options)
+    draw_information(results, options)
     draw_samples(samples, options)
 
 
@@ -134,6 +149,7 @@ def parse():
         choices=("svhn", "frey", "svhn_cropped", "digits"),
     )
     parser.add_argument("--data-file", help="an .npz of svhn or frey")
+    parser.add_argument("--squeezenet", help="an .h5, for Frechet distances")
     parser.add_argument("--data-dir", help="folder of TensorFlow Datasets")
     parser.add_argument("--download", action="store_true", help="where it is absent")
     parser.add_argument("--decoders", nargs="+", default=list(DECODERS))
@@ -172,7 +188,7 @@ def load(options):
     return x_train, x_test
 
 
-def train(recipe, settings, x_train, x_test):
+def train(recipe, settings, x_train, x_test, features):
     small = x_train.shape[1] < 16
     backbone = kvv.backbones.mlp if small else kvv.backbones.small_conv
     vae = recipe(
@@ -186,15 +202,19 @@ def train(recipe, settings, x_train, x_test):
     variance = getattr(vae.likelihood, "variance_model", None)
     if variance is not None and not variance.heads(vae.event_shape):
         callbacks.append(kvv.callbacks.VarianceHistory())
-    history = vae.fit(
-        x_train,
-        batch_size=settings["batch_size"],
-        epochs=10,
-        steps_per_epoch=max(settings["steps"] // 10, 1),
-        validation_data=x_test,
-        callbacks=callbacks,
-        verbose=0,
-    )
+    try:
+        history = vae.fit(
+            x_train,
+            batch_size=settings["batch_size"],
+            epochs=10,
+            steps_per_epoch=max(settings["steps"] // 10, 1),
+            validation_data=x_test,
+            callbacks=callbacks,
+            verbose=0,
+        )
+    except kvv.NonFiniteLossError as error:
+        # A variance without a bound: what P2 reports of it (Section 5.3).
+        return {"diverged": str(error).partition(" gave")[0]}
     seed = settings["seed"]
     terms = {name: np.mean(v) for name, v in vae.elbo(x_test, seed=seed).items()}
     numbers = {
@@ -204,25 +224,41 @@ def train(recipe, settings, x_train, x_test):
         "mse": history.history["val_mse"][-1],
         "variance": history.history["val_variance"][-1],
         "bits_per_dimension": _runs.bits_per_dimension(vae, x_test, seed),
+        "mutual_information": kvv.metrics.mutual_information(vae, x_test, seed=seed),
+        "marginal_kl": kvv.metrics.marginal_kl(vae, x_test, seed=seed),
         "val_loss": history.history["val_loss"],
         "samples": np.round(np.asarray(vae.generate(16, seed=0)["mean"]), 2),
     }
+    if features is not None:
+        numbers["distance"] = distance(vae, x_test, features, seed)
     if callbacks:
         numbers["variance_history"] = callbacks[0].variance
     return numbers
 
 
+def distance(vae, x_test, features, seed):
+    """Of as many samples of the prior as there are test images."""
+    parts = [
+        np.asarray(vae.generate(min(500, len(x_test)), seed=seed + i)["mean"])
+        for i in range(-(-len(x_test) // 500))
+    ]
+    real = (x_test / 255.0).astype("float32") if x_test.dtype == np.uint8 else x_test
+    generated = np.clip(np.concatenate(parts), 0.0, 1.0)
+    return kvv.metrics.frechet_distance(real, generated, features)
+
+
 def report(results, options):
     print("\nBounds on -log p of the test set, nats, at one draw of z an image")
     paper = PAPER.get(options.dataset, {})
-    rows = [
-        ["decoder", "P2", "ours", "bits / dim", "kl", "mse", "variance", "P2's beta"]
-    ]
+    rows = [["decoder", "P2", "ours", "bits / dim", "kl", "mse", "variance"]]
+    rows[0] += ["P2's beta", "I(x; z)", "KL(q(z) || p(z))", "distance"]
+    names = ("nll_bound", "kl", "mse", "variance", "mutual_information", "marginal_kl")
     for name, runs in results.items():
-        means = {
-            key: np.mean([run[key] for run in runs])
-            for key in ("nll_bound", "kl", "mse", "variance")
-        }
+        if any("diverged" in run for run in runs):
+            rows.append([name, paper.get(name, ""), "diverged", *[""] * 8])
+            continue
+        means = {key: np.mean([run[key] for run in runs]) for key in names}
+        distances = [run["distance"] for run in runs if "distance" in run]
         in_bits = [run["bits_per_dimension"] for run in runs]
         known = name not in ("per-image", "Bernoulli")
         rows.append(
@@ -235,6 +271,9 @@ def report(results, options):
                 f"{means['mse']:.2f}",
                 f"{means['variance']:.5f}",
                 f"{2 * means['variance']:.4f}",
+                f"{means['mutual_information']:.2f}",
+                f"{means['marginal_kl']:.2f}",
+                f"{np.mean(distances):.0f}" if distances else "",
             ]
         )
     _runs.table(rows)
@@ -252,6 +291,32 @@ def draw_variance(results, options):
     axes.set(xlabel="step", ylabel="variance")
     axes.legend(frameon=False)
     figure.savefig(options.output_dir / f"{options.dataset}_variance.png", dpi=90)
+
+
+def draw_information(results, options):
+    """P2, Fig. 4: what x and z share, and what the prior misses, over beta."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
+    fixed = {name: runs for name, runs in results.items() if "variance" in runs[0]}
+    for axis, key, title in (
+        (axes[0], "mutual_information", "I(x; z) (nats)"),
+        (axes[1], "marginal_kl", "KL(q(z) || p(z)) (nats)"),
+    ):
+        points = sorted(
+            (2 * runs[0]["variance"], np.mean([run[key] for run in runs]))
+            for name, runs in fixed.items()
+            if name.startswith("beta ") or name == "Gaussian"
+        )
+        if points:
+            axis.plot(*np.transpose(points), "o-", label="beta-VAE")
+        for name, marker in (("shared", "*"), ("optimal", "D")):
+            if name in fixed:
+                run = fixed[name][0]
+                axis.plot(2 * run["variance"], run[key], marker, label=name)
+        axis.set(xscale="log", xlabel="beta (2 variance)", ylabel=title)
+    axes[0].legend(frameon=False)
+    figure.savefig(options.output_dir / f"{options.dataset}_information.png", dpi=90)
 
 
 def draw_samples(samples, options):

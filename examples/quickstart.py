@@ -132,6 +132,8 @@ def main():
         folder / "history.png", dpi=100
     )
 
+    vae.save(str(folder / "vae.keras"))  # for Keras, to train on or to evaluate.py
+
     # Serving: a SavedModel with the mixture inside, which TensorFlow alone can load.
     vae.export(str(folder / "saved_model"), sampler=mixture, verbose=False)
     served = tf.saved_model.load(str(folder / "saved_model"))

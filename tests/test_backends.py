@@ -407,6 +407,48 @@ def test_samplers(sampler, tmp_path):
     assert nats.shape == (3,) and np.isfinite(nats).all()
 
 
+def test_derivatives_of_the_decoder():
+    """Forward mode, with and without probes, against the pull-back of every pixel."""
+    vae, x = tiny.compiled(), images(3)
+    z = vae.encode(x).mean
+
+    def mean(z):
+        return keras.ops.reshape(vae.decode(z)["mean"], (-1, 36))
+
+    jacobian = arrays(kvv.ops.jacobian(mean, z))
+    for pixel in (0, 17):
+        u = keras.ops.one_hot(np.full(3, pixel), 36)
+        rows = arrays(kvv.ops.vjp(mean, z)[1](u))
+        np.testing.assert_allclose(jacobian[:, :, pixel], rows, 1e-4, 1e-7)
+    norms = np.sum(jacobian.astype("float64") ** 2, axis=(1, 2))
+    exact = kvv.metrics.local_smoothness(vae, x)
+    np.testing.assert_allclose(float(exact), norms.mean(), 1e-5)
+    probed = kvv.metrics.local_smoothness(vae, x, num_probes=200, seed=0)
+    gap = kvv.metrics.expected_gap(vae, x, 1e-3, num_samples=200, seed=0)
+    # Of 600 squares of Gaussians, by two parts at most: 4 sqrt(2 / 600).
+    np.testing.assert_allclose(float(probed), norms.mean(), 0.25)
+    np.testing.assert_allclose(float(gap) / 2e-3, norms.mean(), 0.25)
+    assert kvv.metrics.log_evidence(vae, x).shape == (3,)
+    assert float(kvv.metrics.constant_variance_penalty(vae, x)) >= 0
+    assert kvv.metrics.optimal_decoder(vae, x, arrays(z)).shape == x.shape
+
+
+def test_information_of_the_codes():
+    vae, x = tiny.compiled(), images(12)
+    marginal = kvv.metrics.marginal_kl(vae, x, seed=0)
+    information = kvv.metrics.mutual_information(vae, x, seed=0)
+    kl = np.mean(arrays(vae.elbo(x, seed=0))["kl"])
+    np.testing.assert_allclose(float(marginal) + float(information), kl, 1e-4)
+    np.testing.assert_allclose(
+        kvv.metrics.linearized_elbo(vae, x)["kl"].mean(), kl, 1e-4
+    )
+    bound = kvv.metrics.mutual_information_bound(vae, x, seed=0)
+    assert float(bound.included) < float(bound.left_out)
+    sampler = kvv.samplers.Prior().fit(vae)
+    assert abs(float(kvv.metrics.kl_to_prior(sampler, vae, 100, seed=0))) < 1e-5
+    assert kvv.metrics.active_units(vae, x, 0.0).count == tiny.L
+
+
 @pytest.mark.skipif(BACKEND == "tensorflow", reason="TensorFlow has all of it")
 def test_what_needs_tensorflow_says_so(tmp_path):
     vae = tiny.compiled()

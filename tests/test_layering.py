@@ -21,7 +21,8 @@ ALLOWED = {
     # It gets the model as an argument; `Saving.export` calls it.
     "export": PARTS,
     "vae": MODELS - {"vae"},
-    **dict.fromkeys(["training", "hierarchical", "sequence", "callbacks"], MODELS),
+    **dict.fromkeys(["training", "hierarchical", "sequence"], MODELS),
+    "callbacks": MODELS | {"plots"},
     "recipes": MODELS | {"training", "hierarchical", "sequence", "backbones"},
     # These get a model as an argument.
     "backbones": {"types"},
@@ -34,7 +35,9 @@ SIBLINGS = {
     "backbones": {"heads", "layers"},
     "datasets": {"base", "images"},
     "likelihoods": {"base", "levels"},
+    "metrics": {"base", "features", "likelihood", "mixtures", "regions"},
     "ops": {"backend"},
+    "plots": {"base", "rows"},
     "samplers": {"base", "mixtures"},
 }
 

@@ -204,6 +204,40 @@ def test_concrete_value_in_a_graph():
     assert seen == [3.0] and isinstance(seen[0], np.ndarray)
 
 
+def test_jvp_and_jacobian():
+    """Of tanh(z A) B, by rows."""
+    random = np.random.default_rng(0)
+    z, v = random.normal(size=(2, 5, 3)).astype("float32")
+    a, b = (random.normal(size=size).astype("float32") for size in ((3, 4), (4, 6)))
+
+    def function(z):
+        return tf.reshape(tf.tanh(z @ a) @ b, (-1, 3, 2))
+
+    expected = np.einsum("ij,nj,jk->nik", a, 1 - np.tanh(z @ a) ** 2, b)
+    for compile in (lambda f: f, tf.function, ops.compiled):
+        sizes = ((None, 3),) * 2 if compile is ops.compiled else ()
+        jvp = compile(lambda z, v: ops.jvp(function, z, v), *sizes)
+        y, tangent = jvp(tf.constant(z), tf.constant(v))
+        np.testing.assert_allclose(y, function(z), rtol=1e-6)
+        along = np.einsum("nik,ni->nk", expected, v)
+        np.testing.assert_allclose(np.reshape(tangent, (5, 6)), along, 1e-5, 1e-6)
+        jacobian = compile(lambda z: ops.jacobian(function, z), *sizes[:1])
+        result = jacobian(tf.constant(z))
+        assert result.shape == (5, 3, 3, 2)
+        np.testing.assert_allclose(np.reshape(result, (5, 3, 6)), expected, 1e-5, 1e-6)
+
+
+def test_compiled_traces_once_for_all_sizes():
+    traces = []
+    double = ops.compiled(lambda x: traces.append(1) or 2.0 * x, (None, 3))
+    for size in (1, 4):
+        for x in (np.ones((size, 3)), np.ones((size, 3), "int32"), tf.ones((size, 3))):
+            result = double(x)
+            assert result.dtype == "float32"
+            np.testing.assert_array_equal(result, np.full((size, 3), 2.0))
+    assert len(traces) == 1
+
+
 def test_build_once():
     layer = keras.layers.Dense(2)
     ops.build_once(layer, [None, 3])

@@ -5,6 +5,7 @@ and one sum after the other. `../shared/equations.md` lists the papers P0 to P4.
 """
 
 import keras
+import linear
 import numpy as np
 import oracles
 import pytest
@@ -14,6 +15,7 @@ import tensorflow as tf
 import keras_vae_variance as kvv
 from keras_vae_variance import ops as kvv_ops
 from keras_vae_variance.likelihoods import Gaussian
+from keras_vae_variance.metrics import base
 from keras_vae_variance.posteriors import ConstantGaussian, DiagonalGaussian
 from keras_vae_variance.priors import Floating
 from keras_vae_variance.regularizers import BILBO, KL
@@ -178,6 +180,55 @@ def test_p0_equation_13_gaussian_mixture(x):
     np.testing.assert_allclose(sampler.log_prob(z), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("epochs", [None, (2, 2)])
+def test_p0_table_3_against_the_floor_of_equation_11(x, epochs):
+    """From variances of v_dataset/2 on no image is above -D/2 log(pi v_dataset)."""
+    variance = Predicted()
+    vae = Model(variance).vae
+    x = np.repeat(x, 4, axis=0)
+    if epochs:
+        vae.compile(keras.optimizers.Adam(1e-2))
+        kvv.fit_two_stage(vae, x, epochs=epochs, batch_size=N, verbose=0)
+    else:
+        variance.begin_stage1(Learned(initial=0.3))
+        variance.begin_stage2(0.5)
+    bound = -D / 2 * log(pi * float(variance.v_dataset))
+    assert np.all(vae.elbo(x)["elbo"] < bound)
+    assert np.all(kvv.metrics.log_likelihood(vae, x, 50, seed=0) < bound)
+    # It is reached by x = mean, a head of 0 and q(z|x) = p(z).
+    parts = vae.posterior.mean, vae.posterior.spread, vae.decoder
+    for weight in [w for part in parts for w in part.weights]:
+        weight.assign(np.zeros(weight.shape))
+    variance.offset.assign(-100.0)
+    reached = kvv.metrics.log_likelihood(vae, 0 * x, 50, seed=0)
+    np.testing.assert_allclose(reached, bound, rtol=1e-5, atol=1e-5)
+
+
+def grid():
+    """Points of the plane of latents, and the area of each."""
+    axis = np.linspace(-12, 12, 241)
+    return np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2), 0.1**2
+
+
+def integrals(log_q):
+    """KL from the standard normal, and entropy, of a density on the plane."""
+    z, area = grid()
+    log_p = scipy.stats.multivariate_normal(np.zeros(L)).logpdf(z)
+    log_q = log_q(z)
+    q = np.exp(log_q) * area
+    assert q.sum() == pytest.approx(1, abs=1e-4)
+    return np.sum(q * (log_q - log_p)), -np.sum(q * log_q)
+
+
+def test_p0_table_1_kl_of_the_mixture_from_the_prior(x):
+    """D_KL(q_hat(z) || p(z)) by 10 runs of 10,000 draws, against its integral."""
+    vae = Model(Fixed(0.3)).vae
+    sampler = kvv.samplers.GaussianMixture(2).fit(vae, np.repeat(x, 20, axis=0), seed=0)
+    expected, _ = integrals(lambda z: oracles.float64(sampler.log_prob(z)))
+    result = kvv.metrics.kl_to_prior(sampler, vae, seed=0)
+    assert abs(result.value - expected) < 4 * result.standard_error < 0.05 * expected
+
+
 # --------------------------------------------------------------------------------------
 # P1
 
@@ -319,6 +370,41 @@ def test_p1_equation_10_objective_of_a_step(x, noise, row):
     assert history["loss"] == [pytest.approx(expected, rel=1e-5)]
 
 
+@pytest.mark.parametrize(
+    "row, pattern",
+    {
+        "Iso-I": "uniform",
+        "Diag-I": "spatial",
+        "Iso-D": "conditional",
+        "Diag-D": "spatial-conditional",
+    }.items(),
+)
+def test_p1_table_3_estimated_variance_by_region(row, pattern):
+    """Each form finds the noise of what it can express, to the error that it says."""
+    vae = Model(MaximumLikelihood(**TABLE_2[row][1], epsilon=0.0)).vae
+    for weight in vae.decoder.weights:
+        weight.assign(np.zeros(weight.shape))
+    n, s2 = 2000, 0.1
+    clean, y = np.zeros((n, *SHAPE), "float32"), np.arange(n) % 10
+    x, mask = kvv.datasets.noisy_regions(clean, y, pattern, s2, seed=0)
+    vae.calibrate(x)
+    regions = {"noisy": mask} | ({} if mask.all() else {"clean": ~mask})
+    found = kvv.metrics.region_variance(vae, x, regions, seed=0)
+    form = {"per_pixel": False, "per_example": False, **TABLE_2[row][1]}
+    v = oracles.maximum_likelihood_variance(x**2, **form)
+    for name, part in regions.items():
+        expected = np.broadcast_to(v, x.shape)[np.broadcast_to(part, x.shape)].mean()
+        assert found[name].value == pytest.approx(expected, rel=1e-5, abs=1e-9)
+    difference = found["noisy"].value - (found["clean"].value if len(found) > 1 else 0)
+    # The mean of m squares of normal variables is off by sqrt(2 / m).
+    count = np.broadcast_to(mask, x.shape).sum()
+    assert difference == pytest.approx(s2, rel=4 * np.sqrt(2 / count))
+    errors = found["noisy"].standard_error
+    assert errors == pytest.approx(
+        0 if row.endswith("I") else s2 * np.sqrt(2 / count), rel=0.1, abs=1e-7
+    )
+
+
 def test_p1_section_6_second_stage():
     """Three layers of 1024 and the input before the heads; one learned variance."""
     vae = kvv.samplers.SecondStage()._make(16)
@@ -368,6 +454,77 @@ def test_p0_section_5_dip(kind, factor):
     actual = kvv.regularizers.DIP(kind)(None, latent_of(mu, 0.3))
     expected = oracles.dip(mu, np.full((1, L), 0.3), kind, factor)
     assert float(actual) == pytest.approx(expected, rel=1e-5)
+
+
+def linear_parts(vae, x):
+    """mu, s2, x - m(mu) flattened, and the Jacobian `(D, L)` of a linear decoder."""
+    latent = vae.encode(x)
+    residual = x - oracles.float64(vae.decode(latent.mean)["mean"])
+    s2 = np.broadcast_to(oracles.float64(latent.variance), (N, L))
+    jacobian = oracles.float64(vae.decoder.get_weights()[0]).T
+    return oracles.float64(latent.mean), s2, residual.reshape(N, D), jacobian
+
+
+def test_p1_equation_4_linearized_objective(x):
+    """Up to terms of neither network; the text prints twice the norm of the code."""
+    v = 0.2
+    vae = Model(Fixed(v), kvv.posteriors.IsotropicGaussian(L, rate=1.0)).vae
+    mu, s2, residual, jacobian = linear_parts(vae, x)
+    (s2,) = np.unique(s2)
+    norms = np.sum(residual**2, axis=1), s2 * np.sum(jacobian**2)
+    expected = (sum(norms) + v * np.sum(mu**2, axis=1)) / (2 * v)
+    constants = D / 2 * log(2 * pi * v) + L / 2 * (s2 - 1 - log(s2))
+    actual = -kvv.metrics.linearized_elbo(vae, x)["elbo"]
+    np.testing.assert_allclose(actual, expected + constants, rtol=1e-5)
+
+
+def test_p1_equation_8_linearized_objective_of_diag_d(x):
+    """A weight for each pixel of each example; of the error, that pixel's alone."""
+    variance = MaximumLikelihood(per_pixel=True, per_example=True, epsilon=1e-2)
+    vae = Model(variance).vae
+    mu, s2, residual, jacobian = linear_parts(vae, x)
+    v = residual**2 + 1e-2
+    expected = 0.5 * (
+        np.sum(residual**2 / v, axis=1)
+        + np.einsum("nj,ni,ij->n", s2, 1 / v, jacobian**2)
+        + np.sum(mu**2, axis=1)
+    )
+    constants = 0.5 * np.sum(log(2 * pi * v), axis=1)
+    constants += 0.5 * np.sum(s2 - 1 - log(s2), axis=1)
+    actual = -kvv.metrics.linearized_elbo(vae, x)["elbo"]
+    np.testing.assert_allclose(actual, expected + constants, rtol=1e-5)
+
+
+def test_p1_equations_5_and_6_expected_gap_and_smoothness(x):
+    """Eq. C.8: the gap is 2 s times the smoothness, that of Eq. C.7 times L."""
+    vae = Model(Fixed(0.2)).vae
+    *_, jacobian = linear_parts(vae, x)
+    gram = jacobian.T @ jacobian
+    smoothness = kvv.metrics.local_smoothness(vae, x)
+    assert smoothness.value == pytest.approx(np.trace(gram), rel=1e-5)
+    for s in (1e-2, 1e-3):
+        gap = kvv.metrics.expected_gap(vae, x, s, num_samples=2000, seed=0)
+        error = 2 * s * np.sqrt(2 * np.sum(gram**2) / (2000 * N))
+        assert abs(gap.value - 2 * s * np.trace(gram)) < 4 * error
+        assert error < 0.01 * gap.value
+
+
+def test_p1_equation_d1_bound_of_the_mutual_information(x):
+    """As printed, but for L in place of the dimension of x; and without one's own."""
+    vae = Model(Fixed(0.2), kvv.posteriors.IsotropicGaussian(L, rate=1.0)).vae
+    vae.posterior.parameter.assign(log(0.05))
+    mu, s2, *_ = linear_parts(vae, x)
+    sources = base.streams(base.key(0), 0, N)
+    z = mu + np.sqrt(s2) * base.noise(sources, (L,))
+    distance = np.sum((z[:, None] - mu) ** 2, axis=-1)
+    terms = np.exp(-distance / (2 * s2[0, 0]))
+    included = -np.mean(log(np.mean(terms, axis=1))) - L / 2
+    others = (np.sum(terms, axis=1) - np.diag(terms)) / (N - 1)
+    left_out = -np.mean(log(others)) - L / 2
+    bound = kvv.metrics.mutual_information_bound(vae, x, seed=0)
+    assert bound.included.value == pytest.approx(included, rel=1e-4)
+    assert bound.left_out.value == pytest.approx(left_out, rel=1e-4)
+    assert bound.log_count == log(N) and left_out > included + 0.1
 
 
 # --------------------------------------------------------------------------------------
@@ -526,6 +683,26 @@ def test_p2_section_3_1_the_equivalent_variance_of_a_weighted_kl():
     assert kvv.metrics.equivalent_beta(vae, variance=0.5) == pytest.approx(0.01)
 
 
+def test_p2_equation_6_marginal_kl_and_mutual_information(x):
+    """E KL(q(z|x) || p(z)) = I(x; z) + KL(m(z) || p(z)), by integrals."""
+    vae = Model(Fixed(0.3)).vae
+    latent = vae.encode(x)
+    mean, s2 = oracles.float64(latent.mean), oracles.float64(latent.variance)
+    covariances = [np.diag(v) for v in s2]
+    expected, entropy = integrals(
+        lambda z: mixture(z, np.full(N, 1 / N), mean, covariances)
+    )
+    information = entropy - np.mean(np.sum(0.5 * log(2 * pi * np.e * s2), axis=1))
+    rate = np.mean(oracles.gaussian_kl(mean, s2, 0.0, 1.0))
+    assert information + expected == pytest.approx(rate, abs=1e-3)
+    marginal = kvv.metrics.marginal_kl(vae, x, num_samples=2000, seed=0)
+    found = kvv.metrics.mutual_information(vae, x, num_samples=2000, seed=0)
+    assert marginal.value == pytest.approx(expected, abs=0.02)
+    assert found.value == pytest.approx(information, abs=0.02)
+    assert min(expected, information) > 0.1
+    assert marginal.value + found.value == pytest.approx(rate, rel=1e-5)
+
+
 # --------------------------------------------------------------------------------------
 # P3
 
@@ -629,6 +806,156 @@ def test_p4_equation_4_optimal_prior(x):
     sampler = kvv.samplers.OptimalPrior().fit(vae, x)
     variance = sampler.distribution.variance()
     np.testing.assert_allclose(variance, expected, rtol=1e-5)
+
+
+def test_p4_equations_6_and_7_optimal_decoder(x):
+    """Where the derivative of Eq. 5 by nu(z) is 0; and its Jacobian."""
+    vae = Model(Fixed(1.0)).vae
+    mu, s2, *_ = linear_parts(vae, x)
+    z = array(5, L)
+
+    nu = kvv.metrics.optimal_decoder(vae, x, z).reshape(5, D)
+    for z_m, nu_m in zip(oracles.float64(z), nu, strict=True):
+        w = np.prod(scipy.stats.norm(mu, s2**0.5).pdf(z_m), axis=1)
+        np.testing.assert_allclose(nu_m, w @ x.reshape(N, D) / w.sum(), rtol=1e-5)
+        slope = -np.sum(w[:, None] * (nu_m - x.reshape(N, D)), axis=0) / N  # Eq. 5
+        np.testing.assert_allclose(slope, 0.0, atol=1e-6 * w.sum())
+        away = (nu_m - x.reshape(N, D))[:, :, None] * ((z_m - mu) / s2)[:, None]
+        jacobian = np.tensordot(w, away, axes=1) / w.sum()  # Eq. 7
+        steps = [z_m + 1e-4 * side * e for e in np.eye(L) for side in (1, -1)]
+        ends = kvv.metrics.optimal_decoder(vae, x, np.array(steps)).reshape(L, 2, D)
+        numeric = (ends[:, 0] - ends[:, 1]).T / 2e-4
+        np.testing.assert_allclose(numeric, jacobian, rtol=1e-4, atol=1e-5)
+
+
+def optimum(prior_variance):
+    """A linear VAE with unit likelihood at the ELBO's optimum, its data, and W."""
+    rows = np.linalg.qr(np.random.default_rng(0).normal(size=(D, L)))[0].T
+    w, b = rows * [[2.0], [0.7]], np.linspace(-1, 1, D)
+    a, c, covariance = linear.posterior(w, b, 1.0, prior_variance)
+    assert np.allclose(covariance, np.diag(np.diag(covariance)))
+    s2 = np.diag(covariance)
+    return linear.model(w, b, 1.0, a, c, s2, prior_variance), 2 * array(N, D), w
+
+
+S2 = np.array([0.5, 3.0])
+
+
+def test_p4_equations_11_12_and_25_posterior_at_the_optimum():
+    """The means image the residuals, and the precisions add up: the true posterior."""
+    vae, x, w = optimum(S2)
+    latent = vae.encode(x)
+    mu, sigma = oracles.float64(latent.mean), oracles.float64(latent.variance)
+    jacobian = kvv_ops.jacobian(lambda z: vae.decode(z)["mean"], latent.mean)
+    j = oracles.float64(jacobian).swapaxes(1, 2)
+    np.testing.assert_allclose(j, np.broadcast_to(w.T, (N, D, L)), rtol=1e-5, atol=1e-6)
+    residual = x - oracles.float64(vae.decode(latent.mean)["mean"])
+    image = [np.diag(S2) @ j_n.T @ r for j_n, r in zip(j, residual, strict=True)]
+    np.testing.assert_allclose(mu, image, rtol=1e-4, atol=1e-4)  # Eq. 11
+    precision = np.diag(1 / S2) + j[0].T @ j[0]
+    np.testing.assert_allclose(np.diag(1 / sigma[0]), precision, rtol=1e-5, atol=1e-5)
+    # Eq. 25, by Bayes's rule at any z.
+    z = array(N, L)
+    log_joint = scipy.stats.norm(0, np.sqrt(S2)).logpdf(z).sum(axis=1)
+    log_joint -= oracles.gaussian_nll(x, oracles.float64(vae.decode(z)["mean"]), 1.0)
+    covariance = np.linalg.inv(precision)
+    log_posterior = [
+        scipy.stats.multivariate_normal(m, covariance).logpdf(p)
+        for m, p in zip(mu, z, strict=True)
+    ]
+    expected = log_joint - log_posterior
+    np.testing.assert_allclose(kvv.metrics.log_evidence(vae, x), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("t", [1.0, np.geomspace(0.1, 3.0, D)], ids=["16", "26"])
+def test_p4_equations_16_and_26_exact_log_evidence(t):
+    """At z = mu, wherever that is; the printed J J^T S^2 stands for J S^2 J^T."""
+    w, b = oracles.float64(array(L, D)), np.linspace(-1, 1, D)
+    a, x = 0.3 * oracles.float64(array(D, L, seed=1)), array(N, D, seed=2)
+    vae = linear.model(w, b, t, a, np.zeros(L), 0.1, S2)
+    mu = x @ a
+    residual, big_t = x - mu @ w - b, np.diag(np.broadcast_to(t, D))
+    quadratic = [r @ np.linalg.inv(big_t) @ r for r in residual]
+    log_det = np.linalg.slogdet(w.T @ np.diag(S2) @ w + big_t)[1]
+    norm = np.sum((mu @ np.diag(S2**-0.5)) ** 2, axis=1)
+    expected = -0.5 * (D * LOG_2_PI + norm + quadratic + log_det)
+    actual = kvv.metrics.log_evidence(vae, x)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-4)
+
+
+def off_the_optimum(factor):
+    """Precision times variance of a posterior whose variances are off by `factor`."""
+    vae, x, w = optimum(S2)
+    log_s2 = vae.posterior.spread.bias
+    log_s2.assign(log_s2 + log(factor).astype("float32"))
+    sigma = np.diag(np.exp(oracles.float64(log_s2)))
+    return vae, x, (np.diag(1 / S2) + w @ w.T) @ sigma, sigma
+
+
+def test_p4_equations_17_and_18_elbo_and_its_gap():
+    vae, x, product, sigma = off_the_optimum(np.array([0.3, 2.0]))
+    latent = vae.encode(x)
+    mu = oracles.float64(latent.mean)
+    residual = x - oracles.float64(vae.decode(latent.mean)["mean"])
+    log_det = np.linalg.slogdet(np.e * np.diag(1 / S2) @ sigma)[1]
+    norms = np.sum(mu**2 / S2, axis=1) + np.sum(residual**2, axis=1)
+    expected = -0.5 * (D * LOG_2_PI + norms + np.trace(product) - log_det)
+    actual = kvv.metrics.linearized_elbo(vae, x)["elbo"]
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
+    gap = 0.5 * (np.trace(product) - np.linalg.slogdet(np.e * product)[1])
+    evidence = kvv.metrics.log_evidence(vae, x)
+    np.testing.assert_allclose(evidence - actual, gap, rtol=1e-3)
+
+
+def test_p4_equations_19_and_20_log_determinant_by_traces():
+    """The least of tr(A Sigma) - log |e Sigma|; with probes v ~ N(0, Sigma) too."""
+    *_, w = optimum(S2)
+    random = np.random.default_rng(1)
+    j, s2_inverse = random.normal(size=(D, L)) + w.T, np.diag(1 / S2)
+    a = s2_inverse + j.T @ j
+
+    def objective(sigma, trace=None):
+        trace = np.trace(a @ sigma) if trace is None else trace
+        return trace - np.linalg.slogdet(np.e * sigma)[1]
+
+    best, log_det = np.linalg.inv(a), np.linalg.slogdet(a)[1]
+    assert objective(best) == pytest.approx(log_det, rel=1e-9)
+    roots = np.linalg.cholesky(best) @ (np.eye(L) + random.normal(size=(50, L, L)) / 5)
+    assert min(objective(root @ root.T) for root in roots) > log_det + 1e-4
+    probes = random.multivariate_normal(np.zeros(L), best, size=20_000)
+    trace = np.einsum("ni,ij,nj->n", probes, a, probes)
+    assert abs(trace.mean() - L) < 4 * trace.std() / np.sqrt(len(probes))
+    # Eq. 20: less the prior's log determinant, that of Eq. 16.
+    expected = np.linalg.slogdet(j.T @ j @ np.diag(S2) + np.eye(L))[1]
+    prior = np.linalg.slogdet(s2_inverse)[1]
+    assert objective(best) - prior == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("delta", [0.1, -0.1])
+def test_p4_equation_21_gap_to_the_second_order(delta):
+    """A quarter of tr (A Sigma - I)^2, and a remainder of the third order."""
+    vae, x, product, _ = off_the_optimum(1 + delta * np.array([1.0, 0.5]))
+    second = np.trace(np.linalg.matrix_power(product - np.eye(L), 2)) / 4
+    third = np.trace(np.linalg.matrix_power(product - np.eye(L), 3)) / 6
+    gap = kvv.metrics.log_evidence(vae, x) - kvv.metrics.linearized_elbo(vae, x)["elbo"]
+    np.testing.assert_allclose(gap, second - third, rtol=0.05, atol=2e-5)
+    assert abs(third) < 0.1 * second
+
+
+def test_p4_equation_22_penalty_of_a_constant_variance(x):
+    """CV^2 of the precision; here it is the likelihood's variance that varies."""
+    variance = MaximumLikelihood(per_example=True, epsilon=0.0)
+    vae = Model(variance, prior=Floating()).vae
+    vae.calibrate(x)
+    *_, residual, jacobian = linear_parts(vae, x)
+    s2 = oracles.float64(vae.encode(x).prior_variance)[0]
+    v = np.mean(residual**2, axis=1)
+    a = np.array([np.diag(1 / s2) + jacobian.T @ jacobian / v_n for v_n in v])
+    for form in (a, a * s2):  # and J^T J S^2 + I, as the text has it beside
+        relative = form @ np.linalg.inv(form.mean(axis=0)) - np.eye(L)
+        expected = np.mean([np.trace(r @ r) for r in relative]) / 4
+        actual = kvv.metrics.constant_variance_penalty(vae, x)
+        assert actual.value == pytest.approx(expected, rel=1e-4) and expected > 0.01
 
 
 @pytest.mark.parametrize("s2", [1.0, 0.01])

@@ -1,4 +1,4 @@
-"""What the metrics share: estimates with their error, counts, and noise by example."""
+"""What the metrics share: estimates with their error, counts, and draws by example."""
 
 import dataclasses
 import random
@@ -9,7 +9,18 @@ from keras import ops
 from ..data import batches
 from ..types import Latent
 
-__all__ = ["Estimate", "check_count", "encodings", "float64", "key", "noise", "streams"]
+__all__ = [
+    "Estimate",
+    "check_count",
+    "check_density",
+    "draws",
+    "encoding_chunks",
+    "encodings",
+    "float64",
+    "key",
+    "noise",
+    "streams",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +74,15 @@ def check_count(name, value, least=1):
         )
 
 
+def check_density(vae, consequence):
+    """Raises where the posterior is deterministic, with what follows from it."""
+    if vae.posterior.deterministic:
+        raise ValueError(
+            f"A deterministic posterior has no density, hence {consequence}. "
+            f"Received: posterior={vae.posterior}"
+        )
+
+
 def float64(t):
     """A tensor of any backend as a float64 NumPy array."""
     return ops.convert_to_numpy(t).astype(np.float64)
@@ -88,6 +108,14 @@ def encodings(vae, x, batch_size=1000):
         raise ValueError(f"`x` must hold at least one example. Received: x={x}")
 
 
+def encoding_chunks(vae, x, size):
+    """As `encodings`, with at most `size` examples at a time."""
+    for batch, latent in encodings(vae, x):
+        for start in range(0, len(batch), size):
+            part = slice(start, start + size)
+            yield batch[part], Latent(*(t[part] for t in latent))
+
+
 def key(seed):
     """The key of `streams` for a seed; None is a fresh one from Python's `random`."""
     if seed is None:
@@ -111,3 +139,26 @@ def streams(key, start, count):
 def noise(streams, shape):
     """The next standard normal draws of each example, float32 `(count, *shape)`."""
     return np.stack([stream.standard_normal(shape, np.float32) for stream in streams])
+
+
+def draws(vae, x, num_samples=1, seed=None, batch_size=256):
+    """Reads data once, in its order, and draws `z ~ q(z|x)` for each example.
+
+    Yields:
+        Pairs of at most `batch_size` examples of `x`, prepared, and an iterator over
+        `num_samples` `Latent`s of them, whose `sample` is the draw. All are float32
+        tensors.
+    """
+    noise_key, count = key(seed), 0
+    for batch, latent in encoding_chunks(vae, x, batch_size):
+        latent = Latent(*(ops.convert_to_tensor(t, "float32") for t in latent))
+        sources = streams(noise_key, count, len(batch))
+        count += len(batch)
+        yield vae.prepare(batch), _draw(latent, sources, num_samples)
+
+
+def _draw(latent, sources, num_samples):
+    stddev = ops.sqrt(latent.variance)
+    for _ in range(num_samples):
+        noise_of_draw = ops.convert_to_tensor(noise(sources, stddev.shape[1:]))
+        yield latent._replace(sample=latent.mean + stddev * noise_of_draw)

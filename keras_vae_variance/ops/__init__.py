@@ -7,15 +7,25 @@ all replicas and, where there are any, by example weight.
 from .backend import (
     all_gather,
     all_reduce,
+    compiled,
     concrete,
     host,
+    jacobian,
+    jvp,
     need_tensorflow,
     num_replicas,
     vjp,
 )
 from .global_batch import Batch, batch, batch_mean, batch_of, note_added_losses
 from .layers import build_once
-from .maths import LOG_2_PI, gaussian_kl, gaussian_log_prob, soft_clip, sum_event
+from .maths import (
+    LOG_2_PI,
+    gaussian_kl,
+    gaussian_log_prob,
+    slerp,
+    soft_clip,
+    sum_event,
+)
 from .random import as_seed, fold_replica, normal, split_seed
 
 __all__ = [
@@ -28,15 +38,19 @@ __all__ = [
     "batch_mean",
     "batch_of",
     "build_once",
+    "compiled",
     "concrete",
     "fold_replica",
     "gaussian_kl",
     "gaussian_log_prob",
     "host",
+    "jacobian",
+    "jvp",
     "need_tensorflow",
     "normal",
     "note_added_losses",
     "num_replicas",
+    "slerp",
     "soft_clip",
     "split_seed",
     "sum_event",

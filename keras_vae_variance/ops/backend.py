@@ -7,8 +7,11 @@ from keras import ops
 __all__ = [
     "all_gather",
     "all_reduce",
+    "compiled",
     "concrete",
     "host",
+    "jacobian",
+    "jvp",
     "need_tensorflow",
     "num_replicas",
     "replica_context",
@@ -76,6 +79,54 @@ def vjp(function, x):
             x = x.detach().requires_grad_()
         y = function(x)
     return y, lambda u: torch.autograd.grad(y, x, u, create_graph=True)[0]
+
+
+def jvp(function, x, tangent):
+    """The value of `function` at `x`, and its derivative along `tangent`.
+
+    Returns:
+        `y = function(x)`, and `J tangent`, of the shape of `y`.
+    """
+    y, pull_back = vjp(function, x)
+    # The pull-back is linear in its cotangent, so that its own is the push-forward.
+    _, push_forward = vjp(pull_back, ops.zeros_like(y))
+    return y, push_forward(tangent)
+
+
+def jacobian(function, x):
+    """The derivative of each row of `function(x)` by the same row of `x`.
+
+    Args:
+        function: it must treat each row by itself. It is called once, with each row as
+            many times as a row has numbers.
+        x: tensor of shape `(batch, L)`.
+
+    Returns:
+        `d y_n / d x_nj` at `[n, j]`, of shape `(batch, L, ...)` for `y` of shape
+        `(batch, ...)`.
+    """
+    size = x.shape[1]
+    units = ops.broadcast_to(ops.eye(size), (ops.shape(x)[0], size, size))
+    tangents = ops.reshape(units, (-1, size))
+    _, columns = jvp(function, ops.repeat(x, size, axis=0), tangents)
+    return ops.reshape(columns, (-1, size, *columns.shape[1:]))
+
+
+def compiled(function, *shapes):
+    """`function` of float32 tensors, compiled once on TensorFlow.
+
+    Args:
+        function: it takes one tensor for each of `shapes`, and is called with arrays.
+        shapes: shapes of its arguments; None stands for any size.
+    """
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        signature = [tf.TensorSpec(shape, tf.float32) for shape in shapes]
+        function = tf.function(function, input_signature=signature, autograph=False)
+    return lambda *arrays: function(
+        *(ops.convert_to_tensor(array, "float32") for array in arrays)
+    )
 
 
 def concrete(variable):
