@@ -4,9 +4,10 @@
     python benchmarks/metrics_memory.py --metric frechet_distance --sizes 1000 10000
 
 Each size runs in a process of its own, which makes its images, 28x28 and grey, batch by
-batch. Printed are the seconds and the largest resident memory of the process beyond
-that of a run with 256 images, which has compiled all that is to be compiled. The
-features of the distances between sets are cheap: 98 random projections, relu.
+batch. Printed are the seconds, those of all processors, and the largest resident memory
+of the process beyond that of a run with 256 images, which has compiled all that is to
+be compiled. The features of the distances between sets are cheap: 98 random
+projections, relu.
 
 Another metric is one more function here, of the images as a stream and their number.
 """
@@ -69,9 +70,9 @@ def peak():
 def work(name, count):
     """In a process of its own."""
     METRICS[name](256)
-    before, started = peak(), time.time()
+    before, started, processed = peak(), time.time(), time.process_time()
     METRICS[name](count)
-    print(time.time() - started, before, peak())
+    print(time.time() - started, time.process_time() - processed, before, peak())
 
 
 def main():
@@ -82,14 +83,14 @@ def main():
     options = parser.parse_args()
     if options.work:
         return work(options.metric[0], options.sizes[0])
-    print("metric              images  seconds  MiB with 256  MiB more")
+    print("metric              images  seconds  of CPU  MiB with 256  MiB more")
     for name in options.metric:
         for count in options.sizes:
             command = [sys.executable, __file__, "--work"]
             command += ["--metric", name, "--sizes", str(count)]
             result = subprocess.run(command, capture_output=True, text=True, check=True)
-            seconds, before, after = map(float, result.stdout.split())
-            print(f"{name:18s}  {count:6d}  {seconds:7.1f}", end="")
+            seconds, cpu, before, after = map(float, result.stdout.split())
+            print(f"{name:18s}  {count:6d}  {seconds:7.1f}  {cpu:6.1f}", end="")
             print(f"  {before:12.0f}  {after - before:8.0f}", flush=True)
 
 

@@ -217,10 +217,11 @@ def test_a_network_is_compiled_once():
     network = keras.Model(inputs, features, name="pixels")
     built = len(traces)
     x, y = sets()
-    distance = frechet_distance(x, y, network, batch_size=16)
-    assert len(traces) - built <= 3  # 16 images, then any number
-    assert frechet_distance(x, y, network, batch_size=10) == pytest.approx(distance)
-    assert len(traces) - built <= 3
+    values = []
+    for batch_size in (16, 10, 64):
+        values.append(frechet_distance(x, y, network, batch_size=batch_size).value)
+        assert len(traces) - built <= 3  # of 16 images, then of any number
+    np.testing.assert_allclose(values, values[0], rtol=1e-5)
 
 
 def test_evaluates_as_in_inference():
@@ -294,19 +295,12 @@ def test_data_of_other_types():
         (Features(lambda x: rows(x)[:2]), r"4 images.*Received: features of shape"),
         (Features(lambda x: rows(x) * np.nan), "finite.*Received: real"),
         (
-            keras.Sequential([keras.Input((3, 2, 3)), keras.layers.Flatten()]),
-            None,
-        ),
-        (
             keras.Sequential([keras.Input((3, 3, 1)), keras.layers.Flatten()]),
             r"`real` must have the shape \(None, 3, 3, 1\).*Received: real.shape",
         ),
     ],
 )
 def test_features_that_do_not_fit(features, message):
-    if message is None:
-        frechet_distance(X, X, features)
-        return
     with pytest.raises(ValueError, match=message):
         frechet_distance(X, X, features)
 

@@ -103,7 +103,7 @@ class Moments:
             )
 
     @classmethod
-    def of(cls, x, features, batch_size=256):
+    def of(cls, x, features, batch_size=64):
         """Reads a set of images once; kept are a mean and a covariance in float64.
 
         Args:
@@ -181,7 +181,7 @@ class Moments:
         return cls(int(count), mean, covariance, str(features), shape, str(dtype))
 
 
-def frechet_distance(real, generated, features=None, batch_size=256):
+def frechet_distance(real, generated, features=None, batch_size=64):
     """Squared Frechet distance between Gaussians fitted to the features of two sets.
 
         |m1 - m2|^2 + tr( C1 + C2 - 2 (C1 C2)^(1/2) )

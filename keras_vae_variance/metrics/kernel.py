@@ -15,7 +15,7 @@ def kernel_distance(
     num_subsets=10,
     subset_size=1000,
     seed=None,
-    batch_size=256,
+    batch_size=64,
 ):
     """Squared maximum mean discrepancy of the features of two sets of images.
 

@@ -24,7 +24,7 @@ class PrecisionRecall(NamedTuple):
     recall: Estimate
 
 
-def precision_recall(real, generated, features, neighbours=3, batch_size=256):
+def precision_recall(real, generated, features, neighbours=3, batch_size=64):
     """Shares of the images of either set that lie within the other, by their features.
 
         f(a, B) = 1 where |a - b| <= |b - NN_k(b, B)| for any b in B, else 0

@@ -13,7 +13,7 @@ def classifier(input_shape, num_classes=10, units=128, name="classifier"):
         C(3, 32) C(3, 64), stride 2, C(3, 64), relu; dropout 0.4; dense units, relu;
         dropout 0.4; dense num_classes
 
-    with 430,000 parameters at `(28, 28, 1)`. The networks of ImageNet see little in
+    with 460,000 parameters at `(28, 28, 1)`. The networks of ImageNet see little in
     images of 28 by 28 grey pixels; `examples/train_classifier.py` trains this one in a
     few minutes, and `penultimate` makes features of it.
 
