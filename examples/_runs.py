@@ -29,6 +29,8 @@ __all__ = [
     "versions",
 ]
 
+_PATHS = ("--output-dir", "--data-dir", "--models-dir", "--data-file", "--output")
+_PATHS += ("--classifier", "--squeezenet")
 _PACKAGES = ("keras", "tensorflow", "tensorflow-probability", "scikit-learn", "numpy")
 
 
@@ -183,7 +185,7 @@ def _command():
     """The command line, without the reader's own folders."""
     words = [f"examples/{pathlib.Path(sys.argv[0]).name}", *sys.argv[1:]]
     for i, word in enumerate(words[:-1]):
-        if word in ("--output-dir", "--data-dir", "--models-dir", "--data-file"):
+        if word in _PATHS:
             words[i + 1] = word.strip("-").replace("-dir", "").upper()
     return "python " + " ".join(words)
 
