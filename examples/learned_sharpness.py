@@ -30,7 +30,7 @@ Part `sphere` (Theorem 1, Fig. 2): points of a sphere of radius R in R^D. A deco
 fixed stddev above R / sqrt(D) gives the centre alone; below it leaves the centre.
 
 Writes a JSON for each run and figures to `examples/results/learned_sharpness`; what is
-there already is not run again. A run of part `plane` takes about 2 minutes on one core.
+there already is not run again. A run of part `plane` takes about a minute on one core.
 `--smoke` shrinks all of it to seconds.
 """
 
@@ -75,7 +75,7 @@ def parse():
     parser = _runs.parser(__doc__, __file__)
     parser.add_argument("--part", default="plane", choices=("plane", "sphere"))
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--steps", type=int, default=10_000)
+    parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--latent-dim", type=int, default=2)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     options = parser.parse_args()
