@@ -87,7 +87,7 @@ def parse():
     options.methods.sort(key=list(METHODS).index)
     if options.smoke:
         options.seeds, options.steps, options.test_points = 1, EPOCHS, 100
-        options.methods = ["fixed 0.3", "scalar", "vector", "final", "schedule"]
+        options.methods = ["fixed 0.3", "scalar", "schedule"]
         options.dims, options.ratios = (2,), (0.5, 1.5)
     return options
 

@@ -35,6 +35,7 @@ def x():
     return np.random.default_rng(0).random((40, *SHAPE), "float32")
 
 
+@pytest.mark.slow
 def test_endpoints_in_a_process_with_tensorflow_alone(tmp_path, x):
     vae = make()
     sampler = kvv.samplers.GaussianMixture(3).fit(vae, x, seed=0)

@@ -495,6 +495,7 @@ assert "sklearn.mixture" not in sys.modules
 """
 
 
+@pytest.mark.slow
 def test_files_in_another_process(tmp_path):
     arguments = []
     for index, sampler in enumerate(EVERY):
