@@ -23,6 +23,7 @@ __all__ = [
     "mosaic",
     "once",
     "parser",
+    "sheet",
     "spread",
     "table",
     "trained",
@@ -179,6 +180,26 @@ def mosaic(axis, images, title):
     axis.imshow(np.clip(picture, 0, 1), cmap="gray", vmin=0, vmax=1)
     axis.set_title(title, fontsize=9)
     axis.set_axis_off()
+
+
+def sheet(pictures, path, columns=6):
+    """Writes a figure with the mosaic of each `{title: images}`."""
+    import matplotlib.pyplot as plt
+
+    columns = max(1, min(columns, len(pictures)))
+    rows = max(1, -(-len(pictures) // columns))
+    figure, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(1.7 * columns, 1.9 * rows),
+        layout="constrained",
+        squeeze=False,
+    )
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, (title, images) in zip(axes.flat, pictures.items(), strict=False):
+        mosaic(axis, images, title)
+    figure.savefig(path, dpi=80)
 
 
 def _command():

@@ -138,7 +138,7 @@ def main():
     report(results, options)
     draw_variance(results, options)
     draw_information(results, options)
-    draw_samples(samples, options)
+    _runs.sheet(samples, options.output_dir / f"{options.dataset}_samples.png")
 
 
 def parse():
@@ -317,25 +317,6 @@ def draw_information(results, options):
         axis.set(xscale="log", xlabel="beta (2 variance)", ylabel=title)
     axes[0].legend(frameon=False)
     figure.savefig(options.output_dir / f"{options.dataset}_information.png", dpi=90)
-
-
-def draw_samples(samples, options):
-    import matplotlib.pyplot as plt
-
-    columns = min(6, len(samples))
-    rows = -(-len(samples) // columns)
-    figure, axes = plt.subplots(
-        rows,
-        columns,
-        figsize=(1.7 * columns, 1.9 * rows),
-        layout="constrained",
-        squeeze=False,
-    )
-    for axis in axes.flat:
-        axis.set_axis_off()
-    for axis, (name, images) in zip(axes.flat, samples.items(), strict=False):
-        _runs.mosaic(axis, images, name)
-    figure.savefig(options.output_dir / f"{options.dataset}_samples.png", dpi=90)
 
 
 if __name__ == "__main__":

@@ -98,7 +98,8 @@ def main():
             if "samples" in numbers:
                 pictures.setdefault(model, np.array(numbers["samples"]))
     report(results, options)
-    draw(pictures, options)
+    path = options.output_dir / f"{options.dataset}_samples.png"
+    _runs.sheet(pictures, path, columns=7)
 
 
 def parse():
@@ -241,25 +242,6 @@ def cell(runs, name):
         return ""
     spread = f" +- {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
     return f"{np.mean(values):.2f}{spread}"
-
-
-def draw(pictures, options):
-    import matplotlib.pyplot as plt
-
-    columns = min(7, len(pictures))
-    rows = -(-len(pictures) // columns)
-    figure, axes = plt.subplots(
-        rows,
-        columns,
-        figsize=(1.7 * columns, 1.9 * rows),
-        layout="constrained",
-        squeeze=False,
-    )
-    for axis in axes.flat:
-        axis.set_axis_off()
-    for axis, (model, images) in zip(axes.flat, pictures.items(), strict=False):
-        _runs.mosaic(axis, images, model)
-    figure.savefig(options.output_dir / f"{options.dataset}_samples.png", dpi=80)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ __all__ = [
     "key",
     "noise",
     "streams",
+    "variance",
 ]
 
 
@@ -162,3 +163,12 @@ def _draw(latent, sources, num_samples):
     for _ in range(num_samples):
         noise_of_draw = ops.convert_to_tensor(noise(sources, stddev.shape[1:]))
         yield latent._replace(sample=latent.mean + stddev * noise_of_draw)
+
+
+def variance(likelihood, x, parameters, latent):
+    """The variance of each scalar of `x` under `p(x|z)`, as evaluation has it."""
+    mean, v = likelihood.moments(parameters)
+    model = getattr(likelihood, "variance_model", None)
+    if model is not None and model.depends_on_x:
+        v = model(ops.square(x - mean), parameters, latent, training=False)
+    return ops.broadcast_to(v, ops.shape(mean))

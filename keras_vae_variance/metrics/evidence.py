@@ -7,7 +7,14 @@ from keras import ops
 
 from .. import ops as kvv_ops
 from ..types import Latent
-from .base import Estimate, check_count, check_density, encoding_chunks, float64
+from .base import (
+    Estimate,
+    check_count,
+    check_density,
+    encoding_chunks,
+    float64,
+    variance,
+)
 from .mixtures import CHUNK, Components
 
 __all__ = [
@@ -268,7 +275,7 @@ def _linearized(vae, x, chunk_size):
             lambda z: vae.likelihood.mean(vae.decode(z)), latent.mean
         )
         # Of a Bernoulli that is sure, the variance underflows with the Jacobian.
-        v = ops.maximum(_variance(vae.likelihood, x, parameters, latent), 1e-30)
+        v = ops.maximum(variance(vae.likelihood, x, parameters, latent), 1e-30)
         return nll, jacobian / ops.expand_dims(ops.sqrt(v), 1)
 
     codes = [(None, vae.latent_dim)] * 4
@@ -279,16 +286,6 @@ def _linearized(vae, x, chunk_size):
         jacobian = jacobian.reshape(*jacobian.shape[:2], -1)
         # In float64: rounding would drown what a dimension of little effect adds.
         yield nll, latent, jacobian @ jacobian.swapaxes(1, 2)
-
-
-def _variance(likelihood, x, parameters, latent):
-    """The variance of `p(x|z)` that `likelihood(x, parameters, latent)` takes."""
-    mean, variance = likelihood.moments(parameters)
-    model = getattr(likelihood, "variance_model", None)
-    if model is None or not model.depends_on_x:
-        return variance
-    squared_error = ops.square(x - mean)
-    return model(squared_error, parameters, latent, training=False)
 
 
 def _relative(information, prior_variance):

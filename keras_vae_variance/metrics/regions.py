@@ -1,9 +1,8 @@
 """Means over regions of the images and groups of examples: the estimated variance."""
 
 import numpy as np
-from keras import ops
 
-from .base import Estimate, draws, float64
+from .base import Estimate, draws, float64, variance
 
 __all__ = ["Regions", "SharedMean", "region_variance"]
 
@@ -60,23 +59,13 @@ def region_variance(vae, x, regions, seed=None, batch_size=256):
     means = {name: SharedMean() for name in regions}
     for batch, latents in draws(vae, x, seed=seed, batch_size=batch_size):
         (latent,) = latents
-        v = float64(_variance(vae.likelihood, batch, vae.decode(latent.sample), latent))
+        v = float64(variance(vae.likelihood, batch, vae.decode(latent.sample), latent))
         v = v.reshape(len(v), -1)
         for name, mask in parts.next(len(v)).items():
             sums = (v * mask).sum(axis=1, keepdims=True)
             means[name].add(sums, mask.sum(axis=1))
     parts.end()
     return {name: mean.estimates()[0] for name, mean in means.items()}
-
-
-def _variance(likelihood, x, parameters, latent):
-    """The variance of each scalar of `x`, as evaluation has it."""
-    model = getattr(likelihood, "variance_model", None)
-    if model is None or not model.depends_on_x:
-        return likelihood.variance(parameters)
-    mean = ops.cast(parameters["mean"], "float32")
-    v = model(ops.square(x - mean), parameters, latent, training=False)
-    return ops.broadcast_to(v, ops.shape(mean))
 
 
 class Regions:
