@@ -80,13 +80,14 @@ def once(folder, name, settings, run):
         )
     keras.utils.set_random_seed(settings["seed"])
     keras.backend.clear_session()
-    started = time.time()
+    started, processed = time.time(), time.process_time()
     numbers = _plain(run(settings))
     record = {
         "command": _command(),
         "settings": settings,
         "versions": versions(),
         "seconds": round(time.time() - started, 1),
+        "processor_seconds": round(time.process_time() - processed, 1),
         "numbers": numbers,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
