@@ -132,7 +132,7 @@ def trained(folder, name, settings, vae, x, **fit_arguments):
     backup = keras.callbacks.BackupAndRestore(path.with_name(f"{name}_{digest}_backup"))
     started = time.time()
     vae.fit(x, callbacks=[backup], verbose=0, **fit_arguments)
-    whole = path.with_name("unfinished.weights.h5")
+    whole = path.with_name(f"{name}_{digest}_unfinished.weights.h5")
     vae.save_weights(whole)
     whole.replace(path)
     print(f"{name}: trained in {time.time() - started:.0f} s", flush=True)

@@ -15,8 +15,8 @@ processor. Its last layer but one gives the features:
 Distances compare with those by the same file alone, and with no FID. Printed are the
 accuracy on the test set and the Frechet distance between the test set and as many
 images of the training set, below which no model is to be expected. Five epochs of Adam
-at 1e-3 in batches of 128 take two minutes on two cores and give 99.0 % on MNIST, 90.0 %
-on Fashion-MNIST. Writes the model to `--output`, by default below its record in
+at 1e-3 in batches of 128 take two to three minutes and give 99.0 % on MNIST, 90.1 % on
+Fashion-MNIST. Writes the model to `--output`, by default below its record in
 `examples/results/train_classifier`; if it is there already, it is not trained again.
 `--smoke` shrinks it to seconds.
 """
