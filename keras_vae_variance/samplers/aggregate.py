@@ -88,7 +88,7 @@ class DiagonalMixture(Mixture):
         return constant, tf.concat([linear, -0.5 * precision], axis=-1)
 
     def _features(self, z):
-        return tf.concat([z, tf.square(z)], axis=-1)
+        return tf.transpose(tf.concat([z, tf.square(z)], axis=-1))
 
     def _place(self, index, noise):
         components = self.components_distribution

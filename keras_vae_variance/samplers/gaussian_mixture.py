@@ -1,14 +1,18 @@
 """A mixture of full Gaussians, fitted to draws of the aggregate posterior."""
 
+import tempfile
+
 import numpy as np
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
-from ..ops import LOG_2_PI
 from .base import Sampler, posteriors
-from .mixtures import Mixture
+from .expectation_maximization import expectation_maximization
+from .mixtures import Mixture, quadratic_coefficients, quadratic_features
 
-__all__ = ["GaussianMixture", "TriangularMixture"]
+__all__ = ["Codes", "GaussianMixture", "TriangularMixture"]
+
+MEMORY = 2**26  # bytes of codes that are held in memory; more go to a file
 
 
 class GaussianMixture(Sampler):
@@ -17,10 +21,19 @@ class GaussianMixture(Sampler):
         p(z) = sum_k w_k N(z; mu_k, S_k),    fitted to draws z ~ q(z|x)
 
     P0, Eq. 13; P1, Sec. 6. The fit is to draws and not to the posterior means, whose
-    distribution is narrower than the aggregate posterior. scikit-learn fits, by
-    expectation maximisation or by variational Bayes, of which the expected weights,
-    means and covariances are kept. Of a deterministic posterior the draws are the
-    codes themselves.
+    distribution is narrower than the aggregate posterior. Of a deterministic posterior
+    the draws are the codes themselves.
+
+    Expectation maximisation gives what scikit-learn's does, and warns like it where it
+    does not converge; `fit` raises a `ValueError` where a component loses all codes or
+    has a singular covariance, as repeated codes may have it. It reads the codes in
+    chunks, on the devices of a `tf.distribute` strategy where `fit` is called in its
+    scope, and the memory does not grow with their number: beyond 64 MiB they are in a
+    temporary file, in the folder of Python's `tempfile`. It starts from k-means, on a
+    random 100,000 codes where there are more.
+
+    By variational Bayes scikit-learn fits, with all codes in memory; the expected
+    weights, means and covariances are kept.
 
     Args:
         num_components: number of components; the papers have 10, 32, 100 and 500.
@@ -70,36 +83,29 @@ class GaussianMixture(Sampler):
         }
 
     def _learn(self, vae, x, generator):
-        # Noise comes from one stream in the order of the examples, so that the codes
-        # do not depend on the batches that the data come in.
-        codes = []
-        for mean, variance in posteriors(vae, x):
-            noise = generator.standard_normal(
-                (len(mean), self.samples_per_example, mean.shape[1])
+        with Codes(vae.latent_dim) as codes:
+            # Noise comes from one stream in the order of the examples, so that the
+            # codes do not depend on the batches that the data come in.
+            for mean, variance in posteriors(vae, x):
+                noise = generator.standard_normal(
+                    (len(mean), self.samples_per_example, mean.shape[1])
+                )
+                z = mean[:, None] + np.sqrt(variance)[:, None] * noise
+                codes.append(z.reshape(-1, mean.shape[1]))
+            if codes.shape[0] < self.num_components:
+                raise ValueError(
+                    "A mixture needs at least one code a component. Received: "
+                    f"num_components={self.num_components}, codes={codes.shape[0]}"
+                )
+            seed = int(generator.integers(2**32))
+            fit = {"em": expectation_maximization, "variational": _variational}
+            weights, means, covariances, *_ = fit[self.method](
+                codes, self.num_components, seed
             )
-            z = mean[:, None] + np.sqrt(variance)[:, None] * noise
-            codes.append(z.reshape(-1, mean.shape[1]))
-        codes = np.concatenate(codes)
-        if len(codes) < self.num_components:
-            raise ValueError(
-                "A mixture needs at least one code a component. Received: "
-                f"num_components={self.num_components}, codes={len(codes)}"
-            )
-        # Imported here: it is slow, and importing the package must not need it.
-        from sklearn import mixture
-
-        family = {
-            "em": mixture.GaussianMixture,
-            "variational": mixture.BayesianGaussianMixture,
-        }[self.method]
-        fitted = family(
-            n_components=self.num_components,
-            random_state=int(generator.integers(2**32)),
-        ).fit(codes)
         return {
-            "weights": fitted.weights_.astype(np.float32),
-            "mean": fitted.means_.astype(np.float32),
-            "scale_tril": np.linalg.cholesky(fitted.covariances_).astype(np.float32),
+            "weights": weights.astype(np.float32),
+            "mean": means.astype(np.float32),
+            "scale_tril": np.linalg.cholesky(covariances).astype(np.float32),
         }
 
     def _build(self, weights, mean, scale_tril):
@@ -109,38 +115,69 @@ class GaussianMixture(Sampler):
         )
 
 
-class TriangularMixture(Mixture):
-    """A mixture of `tfd.MultivariateNormalTriL`, with a fast density and draws.
+class Codes:
+    """Latent vectors in float32: in memory or, where they are many, in a file.
 
-    log N(z; mu, S) = c + (P mu)' z - 1/2 z' P z,    P = S^-1
+    Rows are appended, and slices read. The file is a temporary one, which closing
+    deletes. It is read and not mapped: pages of a map count as the process's memory.
+
+    Args:
+        latent_dim: numbers of a code.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_vae_variance.samplers.gaussian_mixture import Codes
+    >>> with Codes(latent_dim=2) as codes:
+    ...     codes.append(np.zeros((3, 2)))
+    ...     codes.append(np.ones((1, 2)))
+    ...     codes.shape, codes[2:4].tolist()
+    ((4, 2), [[0.0, 0.0], [1.0, 1.0]])
     """
+
+    def __init__(self, latent_dim):
+        self.shape = 0, latent_dim
+        self._file = tempfile.SpooledTemporaryFile(MEMORY)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self._file.close()
+
+    def append(self, z):
+        """Adds codes of shape `(n, latent_dim)`."""
+        self._file.seek(0, 2)
+        self._file.write(np.asarray(z, np.float32).tobytes())
+        self.shape = self.shape[0] + len(z), self.shape[1]
+
+    def __getitem__(self, rows):
+        count, latent_dim = self.shape
+        start, stop, _ = rows.indices(count)
+        self._file.seek(start * latent_dim * 4)
+        data = self._file.read((stop - start) * latent_dim * 4)
+        return np.frombuffer(data, np.float32).reshape(-1, latent_dim)
+
+
+def _variational(codes, num_components, seed):
+    # Imported here: it is slow, and importing the package must not need it.
+    from sklearn.mixture import BayesianGaussianMixture
+
+    fit = BayesianGaussianMixture(n_components=num_components, random_state=seed)
+    fit.fit(codes[:].astype(np.float64))
+    return fit.weights_, fit.means_, fit.covariances_
+
+
+class TriangularMixture(Mixture):
+    """A mixture of `tfd.MultivariateNormalTriL`, with a fast density and draws."""
 
     def _coefficients(self):
         loc = tf.cast(self.components_distribution.loc, tf.float64)
         tril = tf.cast(self.components_distribution.scale.to_dense(), tf.float64)
-        latent_dim = loc.shape[-1]
-        inverse = tf.linalg.triangular_solve(
-            tril, tf.eye(latent_dim, batch_shape=loc.shape[:1], dtype=tf.float64)
-        )
-        precision = tf.matmul(inverse, inverse, transpose_a=True)
-        linear = tf.linalg.matvec(precision, loc)
-        # z' P z has each product of two entries twice; each is a feature once.
-        row, column = np.triu_indices(latent_dim)
-        self._pairs = row, column
-        square = tf.gather(
-            tf.reshape(precision, (-1, latent_dim**2)),
-            row * latent_dim + column,
-            axis=1,
-        )
-        square *= np.where(row == column, -0.5, -1.0)
-        log_det = tf.reduce_sum(tf.math.log(tf.linalg.diag_part(tril)), axis=-1)
-        constant = -0.5 * (tf.reduce_sum(linear * loc, axis=-1) + latent_dim * LOG_2_PI)
-        return constant - log_det, tf.concat([linear, square], axis=-1)
+        return quadratic_coefficients(loc, tril)
 
     def _features(self, z):
-        row, column = self._pairs
-        products = tf.gather(z, row, axis=1) * tf.gather(z, column, axis=1)
-        return tf.concat([z, products], axis=-1)
+        return quadratic_features(z)
 
     def _place(self, index, noise):
         components = self.components_distribution
