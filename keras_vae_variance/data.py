@@ -144,8 +144,8 @@ def shuffled(arrays, batch_size, seed, epoch, steps_per_epoch=None):
     Args:
         arrays: a tuple of arrays of equal length.
         batch_size: examples in a batch; the last may be shorter.
-        seed: an integer.
-        epoch: an int64 `tf.Variable`, read whenever an epoch begins.
+        seed: an int64 `tf.Variable` of at least 0, read whenever an epoch begins.
+        epoch: an int64 `tf.Variable`, read then too.
         steps_per_epoch: batches in an epoch, or None for one pass over the data.
     """
     import tensorflow as tf
@@ -169,7 +169,7 @@ def shuffled(arrays, batch_size, seed, epoch, steps_per_epoch=None):
 
     @plain
     def order(number):
-        words = tf.stack([tf.constant(seed % (2**31), tf.int64), number])
+        words = tf.stack([seed.read_value(), number])
         return tf.random.experimental.stateless_shuffle(tf.range(size), seed=words)
 
     @plain

@@ -41,9 +41,12 @@ class Fitting:
         """
         self._check_compiled(class_weight)
         _check_batch_size(batch_size)
+        self.check_workers(seed=self.seed)
         # BackupAndRestore leaves the epoch it resumed at behind, for every later fit.
         self._initial_epoch = None
-        callbacks = list_of(callbacks)
+        self.skip_batches(0)
+        self.skip_nonfinite(False)
+        callbacks = _in_order(list_of(callbacks))
         x, y, sample_weight = _take_apart(x, y, sample_weight)
         if data.is_array(x):
             x = np.asarray(x)
@@ -58,7 +61,7 @@ class Fitting:
                 arrays = (x,) if y is None else (x, y, sample_weight)
                 order = _Order()
                 x = data.shuffled(
-                    arrays, batch_size or 32, self.seed, order.epoch, steps_per_epoch
+                    arrays, batch_size or 32, order.seed, order.epoch, steps_per_epoch
                 )
                 callbacks = [order, *callbacks]
                 y = sample_weight = steps_per_epoch = None
@@ -194,15 +197,17 @@ class Fitting:
 
 
 class _Order(keras.callbacks.Callback):
-    """Tells the shuffling which epoch it is."""
+    """Tells the shuffling the model's seed, which a resume may set, and the epoch."""
 
     def __init__(self):
         super().__init__()
         import tensorflow as tf
 
+        self.seed = tf.Variable(0, dtype=tf.int64, trainable=False)
         self.epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
 
     def on_epoch_begin(self, epoch, logs=None):
+        self.seed.assign(self.model.seed % 2**31)
         self.epoch.assign(epoch)
 
 
@@ -213,6 +218,15 @@ def list_of(callbacks):
     if isinstance(callbacks, keras.callbacks.CallbackList):
         return list(callbacks.callbacks)
     return list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]
+
+
+def _in_order(callbacks):
+    """Puts those that save a run's state last, and tells them of the others."""
+    last = [c for c in callbacks if getattr(c, "comes_last", False)]
+    others = [c for c in callbacks if c not in last]
+    for callback in last:
+        callback.others = others
+    return others + last
 
 
 def _check_batch_size(batch_size):

@@ -136,6 +136,7 @@ class VAE(Fitting, Inference, Saving, Steps, keras.Model):
                 f"Received: terms {', '.join(terms)}"
             )
         self._term_names = ("reconstruction", *terms)
+        self._convolves = any(hasattr(p, "kernel_size") for p in self._flatten_layers())
 
     def _check_decoder(self):
         shape = getattr(self.decoder, "input_shape", None)
@@ -196,12 +197,14 @@ class VAE(Fitting, Inference, Saving, Steps, keras.Model):
 
     def _forward(self, x, training, sample_weight=None):
         """Terms; their global means, with the loss and the diagnostics; the batch."""
-        x = self.prepare(x)
+        x, present = self.prepare(x), 1.0
+        if self._convolves:
+            x, sample_weight, present = kvv_ops.never_empty(x, sample_weight)
 
         def decode(z):
             return self._decode(z, training)
 
-        with kvv_ops.batch(x, sample_weight) as batch:
+        with kvv_ops.batch(x, sample_weight, present) as batch:
             seed = kvv_ops.fold_replica(self.seed_generator)
             latent = self._infer(x, training, training, seed)
             parameters = decode(latent.sample)

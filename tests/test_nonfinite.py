@@ -228,3 +228,52 @@ def test_evaluation_of_bad_data_raises():
     with pytest.raises(ValueError, match="`x` must be finite"):
         vae.fit(stream(good(0)), validation_data=stream(with_value(0, np.nan)))
     assert np.isfinite(vae.evaluate(stream(good(0)), verbose=0)).all()
+
+
+# --------------------------------------------------------------------------------------
+# Skipping
+
+
+def test_bad_steps_are_skipped_and_counted(options):
+    def train(*batches):
+        vae = make(compile=options, posterior=tiny.NoiselessDiagonal)
+        skip = kvv.callbacks.SkipNonFinite()
+        history = vae.fit(stream(*batches), verbose=0, callbacks=[skip]).history
+        return vae, skip, history
+
+    bad = with_value(8, np.nan), with_value(9, np.inf)
+    with pytest.warns(UserWarning, match="2 steps of epoch 1 .* were skipped"):
+        vae, skip, history = train(good(0), bad[0], good(1), bad[1], good(2))
+    other, none, clean = train(good(0), good(1), good(2))
+    tiny.assert_same(tiny.state(vae, random=False), tiny.state(other, random=False))
+    assert (skip.skipped, none.skipped) == (2, 0)
+    assert history.pop("skipped") == [2] and clean.pop("skipped") == [0]
+    assert history == clean
+    # The next `fit` stops again.
+    with pytest.raises(kvv.NonFiniteLossError):
+        vae.fit(stream(bad[0]), verbose=0)
+
+
+def test_a_run_that_fails_all_the_time_ends(options):
+    vae = make(compile=options)
+    vae.optimizer.build(vae.trainable_variables)
+    before = tiny.state(vae, random=False)
+    batches = [with_value(i, np.nan) for i in range(9)]
+    skip = kvv.callbacks.SkipNonFinite(limit=3)
+    with pytest.raises(kvv.NonFiniteLossError, match="in a row"):
+        vae.fit(stream(*batches), verbose=0, callbacks=[skip])
+    assert skip.skipped == options.get("steps_per_execution", 3)
+    tiny.assert_same(tiny.state(vae, random=False), before)
+
+
+def test_data_out_of_range_are_not_skipped():
+    vae = tiny.compiled(likelihood=kvv.likelihoods.Bernoulli)
+    skip = kvv.callbacks.SkipNonFinite()
+    with pytest.raises(ValueError, match="must lie in"):
+        vae.fit(stream(good(0), 2.0 + good(1)), verbose=0, callbacks=[skip])
+
+
+@pytest.mark.parametrize("limit", [0, -1, 1.5, True, None])
+def test_bad_limit(limit):
+    with pytest.raises(ValueError, match="limit"):
+        kvv.callbacks.SkipNonFinite(limit)

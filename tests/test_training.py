@@ -312,9 +312,7 @@ INTERRUPTED = """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "kill_after, optimizer", [(2, "default"), (4, "default"), (4, "given")]
-)
+@pytest.mark.parametrize("kill_after, optimizer", [(4, "given")])
 def test_an_interrupted_run_resumes_to_the_last_bit(
     tmp_path, request, x, kill_after, optimizer
 ):

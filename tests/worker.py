@@ -3,7 +3,11 @@
 import contextlib
 import hashlib
 import json
+import os
+import shutil
+import signal
 import sys
+import time
 
 import keras
 import numpy as np
@@ -313,6 +317,7 @@ REPLICATED = {
 }
 WEIGHTED = ("iso_i", "baggins and dip", "mmd")
 VALIDATED = ("iso_i", "diag_i and bilbo", "mmd")
+EXECUTED = {"iso_d": 3, "learned": 2}  # steps of an execution, where more than one
 
 
 def distribute(path):
@@ -331,6 +336,7 @@ def distribute(path):
         },
         "draws": replicated_draws(strategy),
         "gate": replicated_gate(strategy),
+        "metrics": replicated_metrics(strategy),
     }
     write(results, path)
 
@@ -338,15 +344,15 @@ def distribute(path):
 def replicated_fit(scope, name, arguments):
     """Training on batches of 5, 5 and 1: shares of 3 and 2, and of 1 and none."""
     x, weights = tiny.images(11), np.arange(11) % 3 + 1.0
-    if name == "infogan":
-        # The convolutions of oneDNN fail in a graph where a share is empty.
-        x = x[:10]
     if name == "iso_d":
         x = np.round(255 * x).astype("uint8")
     with scope:
+        options = {"run_eagerly": True}
+        if tf.distribute.has_strategy():
+            options = {"steps_per_execution": EXECUTED.get(name, 1)}
         vae = tiny.compiled(
             keras.optimizers.SGD(1e-3, momentum=0.5),
-            compile={"run_eagerly": not tf.distribute.has_strategy()},
+            compile=options,
             **{"posterior": tiny.NoiselessDiagonal, **arguments},
         )
     start = [weight.tolist() for weight in vae.get_weights()]
@@ -367,6 +373,75 @@ def replicated_fit(scope, name, arguments):
         "history": history,
         "predictions": predictions,
     }
+
+
+def two_workers(path, index, *ports):
+    """The same by one of two processes, and what several workers are for besides."""
+    addresses = [f"127.0.0.1:{port}" for port in ports]
+    task = {"type": "worker", "index": int(index)}
+    cluster = {"cluster": {"worker": addresses}, "task": task}
+    os.environ["TF_CONFIG"] = json.dumps(cluster)
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    fits = {
+        name: replicated_fit(strategy.scope(), name, REPLICATED[name])
+        for name in TWO_WORKERS
+    }
+    results = {"fits": fits, "resumed": [], "metrics": replicated_metrics(strategy)}
+    for folder, kill in (("straight", None), ("killed", 4), ("killed", None)):
+        weights = replicated_resume(strategy, f"{path}.{folder}", kill)
+        results["resumed"].append(weights)
+    with strategy.scope():
+        vae = tiny.compiled(keras.optimizers.SGD(1e-3), seed=int(index))
+    try:
+        vae.fit(tiny.images(4), verbose=0)
+    except ValueError as error:
+        results["seeds"] = str(error)
+    write(results, f"{path}.{index}")
+
+
+TWO_WORKERS = ("iso_i", "iso_d", "infogan")
+
+
+def replicated_metrics(strategy):
+    """What comes after training: exact averages and a metric."""
+    results = []
+    for scope in (contextlib.nullcontext(), strategy.scope()):
+        with scope:
+            vae = tiny.make(variance=kvv.variances.MaximumLikelihood)
+        x = tiny.images(20)
+        vae.calibrate(x)
+        values = kvv.metrics.log_likelihood(vae, x, num_samples=3, seed=0)
+        results.append([vae.likelihood.variance_model.predict({}).numpy().tolist()])
+        results[-1].append(np.asarray(values).tolist())
+    return results
+
+
+class KillAfter(keras.callbacks.Callback):
+    """Raises after so many batches."""
+
+    def __init__(self, batches):
+        super().__init__()
+        self.batches = batches
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.batches -= 1
+        if not self.batches:
+            raise KeyboardInterrupt
+
+
+def replicated_resume(strategy, folder, kill):
+    """The weights after a run of `fit` with Resume, or None where it was killed."""
+    with strategy.scope():
+        vae = tiny.compiled(keras.optimizers.SGD(1e-3, momentum=0.5))
+    callbacks = [kvv.callbacks.Resume(folder, save_freq=1)]
+    if kill:
+        callbacks.append(KillAfter(kill))
+    try:
+        x = tiny.images(11)
+        vae.fit(x, batch_size=4, epochs=2, callbacks=callbacks, verbose=0)
+    except KeyboardInterrupt:
+        return None
+    return [weight.tolist() for weight in vae.get_weights()]
 
 
 def drift(vae):
@@ -432,6 +507,107 @@ def replicated_gate(strategy):
     result["losses"] = vae.fit(stream(good, good), verbose=0).history["loss"]
     result["afterwards"] = digest(vae, random=False)
     return result
+
+
+def mixture(path):
+    """Fits of a mixture by one device, and by two with shares of 7 of each chunk."""
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    devices = [tf.config.LogicalDeviceConfiguration()] * 2
+    tf.config.set_logical_device_configuration(cpu, devices)
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    em = kvv.samplers.expectation_maximization
+    em.CHUNK = 7 * (5 + 2)  # features of 2 latents, and 2 components
+    sums, seen = em._sums, []
+
+    def recorded(z, *arguments):
+        seen.append([z.shape[0], tf.identity(z).device[-1:]])
+        return sums(z, *arguments)
+
+    em._sums = recorded
+    x = tiny.images(40)
+    results = []
+    for scope in (contextlib.nullcontext(), strategy.scope()):
+        seen.clear()
+        with scope:
+            vae = tiny.make()
+            sampler = kvv.samplers.GaussianMixture(2).fit(vae, x, seed=0)
+            log_prob = sampler.log_prob(sampler.sample(5, seed=1))
+        arrays = {name: value.tolist() for name, value in sampler._arrays.items()}
+        results.append(
+            {"log_prob": log_prob.numpy().tolist(), "seen": sorted(seen), **arrays}
+        )
+    write(results, path)
+
+
+# --------------------------------------------------------------------------------------
+# Runs that are killed
+
+
+def two_stages(folder, result, begun=None):
+    """A run of both stages; writes the hash of what it ends with."""
+    keras.utils.set_random_seed(0)
+    tf.config.experimental.enable_op_determinism()
+    x = tiny.images(22)
+    vae = model(
+        variance=kvv.variances.Predicted,
+        encoder=random_encoder,
+        regularizers=lambda: [kvv.regularizers.KL()],
+    )
+    resume = kvv.callbacks.Resume(folder, save_freq=1)
+    weight = kvv.callbacks.WeightSchedule(np.linspace(0.1, 1.0, 20), "kl")
+    if begun is not None:
+        os.write(begun, b".")
+    _, history = kvv.fit_two_stage(
+        vae,
+        x,
+        epochs=(2, 2),
+        tolerance=None,
+        batch_size=4,
+        validation_data=x[:5],
+        callbacks=[resume, weight],
+        verbose=0,
+    )
+    variance = vae.likelihood.variance_model
+    write([digest(vae), variance.stage, history.epoch, history.history], result)
+
+
+def kill(path, kills):
+    """Kills runs at random moments, `kills` times in all; what those gave that ended.
+
+    Each run is a child of this process, which has imported all and computed nothing.
+    """
+    folder, result, ended = f"{path}.state", f"{path}.result", []
+    random = np.random.default_rng(0)
+
+    def run(seconds=None):
+        """Whether it was killed so many seconds after it had begun."""
+        read, begun = os.pipe()
+        child = os.fork()
+        if child == 0:
+            two_stages(folder, result, begun)
+            os._exit(0)
+        os.close(begun)
+        assert os.read(read, 1)
+        os.close(read)
+        if seconds is not None:
+            time.sleep(seconds)
+            os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        if os.WIFSIGNALED(status):
+            return True
+        assert status == 0
+        with open(result) as file:
+            ended.append(json.load(file))
+        shutil.rmtree(folder)
+        return False
+
+    started = time.time()
+    run()
+    whole, killed = time.time() - started, 0
+    while killed < int(kills):
+        killed += run(random.uniform(0.0, 0.7 * whole))
+    run()
+    write({"ended": ended, "seconds": whole}, path)
 
 
 def write(value, path):

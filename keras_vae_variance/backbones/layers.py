@@ -1,6 +1,9 @@
 """Layers in the notation of the papers' appendices, with batch normalisation or not."""
 
 import keras
+from keras import ops
+
+from .. import ops as kvv_ops
 
 __all__ = [
     "BatchNormalization",
@@ -31,6 +34,18 @@ class BatchNormalization(keras.layers.BatchNormalization):
         config = super().get_config()
         del config["synchronized"]
         return config
+
+    def _moments(self, inputs, mask):
+        if kvv_ops.num_replicas() == 1 or mask is not None:
+            return super()._moments(inputs, mask)
+        # The example that fills an empty share must not count.
+        axes, present = self._reduction_axes, kvv_ops.present()
+        size = ops.size(inputs) // inputs.shape[self.axis]
+        count = kvv_ops.all_reduce(present * ops.cast(size, inputs.dtype))
+        count = ops.maximum(count, 1.0)
+        mean = kvv_ops.all_reduce(present * ops.sum(inputs, axes)) / count
+        squares = ops.square(inputs - mean)
+        return mean, kvv_ops.all_reduce(present * ops.sum(squares, axes)) / count
 
 
 def dense(x, units, name, activation=None, batch_norm=False):

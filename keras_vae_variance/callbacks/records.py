@@ -82,7 +82,10 @@ class VarianceHistory(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch, logs=None):
         """Records the variance that this step uses."""
-        self.steps.append(steps_taken(self.model))
+        step = steps_taken(self.model)
+        if self.steps[-1:] == [step]:  # a batch that a resume reads and throws away
+            return
+        self.steps.append(step)
         variance = ops.convert_to_numpy(self._variance.predict({}))
         self.variance.append(float(np.mean(variance)))
         # Learned starts within its first step, at the error of its first batch.

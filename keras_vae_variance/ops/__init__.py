@@ -16,7 +16,15 @@ from .backend import (
     num_replicas,
     vjp,
 )
-from .global_batch import Batch, batch, batch_mean, batch_of, note_added_losses
+from .global_batch import (
+    Batch,
+    batch,
+    batch_mean,
+    batch_of,
+    never_empty,
+    note_added_losses,
+    present,
+)
 from .layers import build_once
 from .maths import (
     LOG_2_PI,
@@ -47,9 +55,11 @@ __all__ = [
     "jacobian",
     "jvp",
     "need_tensorflow",
+    "never_empty",
     "normal",
     "note_added_losses",
     "num_replicas",
+    "present",
     "slerp",
     "soft_clip",
     "split_seed",

@@ -7,7 +7,15 @@ from keras import ops
 
 from .backend import all_reduce, num_replicas
 
-__all__ = ["Batch", "batch", "batch_mean", "batch_of", "note_added_losses"]
+__all__ = [
+    "Batch",
+    "batch",
+    "batch_mean",
+    "batch_of",
+    "never_empty",
+    "note_added_losses",
+    "present",
+]
 
 
 class Batch:
@@ -17,11 +25,13 @@ class Batch:
         weights: weight of each example of this replica, `(batch,)`.
         total: sum of the weights over all replicas.
         count: number of examples of non-zero weight on all replicas.
+        present: 0 where this replica's share was empty and was filled, else 1.
         added_losses: what networks passed to `add_loss` on this replica, by network.
     """
 
-    def __init__(self, weights):
+    def __init__(self, weights, present=1.0):
         self.weights = weights
+        self.present = present
         self.total = all_reduce(ops.sum(weights))
         self.count = all_reduce(ops.sum(ops.cast(weights > 0, "float32")))
         self.added_losses = {}
@@ -48,8 +58,29 @@ class Batch:
 _current = threading.local()  # replicas are traced by threads of their own
 
 
+def never_empty(x, weights=None):
+    """Fills a replica's empty share of a batch with one example of weight 0.
+
+    oneDNN's convolutions fail on an empty batch in TensorFlow's graphs. A layer that
+    takes statistics of its input must ask `present`, as our BatchNormalization does.
+
+    Returns:
+        `x` and its weights, and 0 where the share was empty, else 1. With one replica
+        nothing changes.
+    """
+    if num_replicas() == 1:
+        return x, weights, 1.0
+    size = ops.shape(x)[0]
+    if weights is None:
+        weights = ops.ones((size,), dtype="float32")
+    empty = ops.cast(ops.equal(size, 0), "int32")
+    rest = [[0, 0]] * (len(x.shape) - 1)
+    x, weights = ops.pad(x, [[0, empty], *rest]), ops.pad(weights, [[0, empty]])
+    return x, weights, 1.0 - ops.cast(empty, "float32")
+
+
 @contextlib.contextmanager
-def batch(x, weights=None):
+def batch(x, weights=None, present=1.0):
     """Makes `x` (and the weights of its examples) the batch that `batch_mean` means.
 
     A scope, so that variances, priors and regularizers need no weights among their
@@ -58,11 +89,16 @@ def batch(x, weights=None):
     if weights is None:
         weights = ops.ones((ops.shape(x)[0],), dtype="float32")
     previous = getattr(_current, "batch", None)
-    _current.batch = Batch(ops.cast(weights, "float32"))
+    _current.batch = Batch(ops.cast(weights, "float32"), present)
     try:
         yield _current.batch
     finally:
         _current.batch = previous
+
+
+def present():
+    """0 where all that this replica computes comes from a filled share, else 1."""
+    return getattr(getattr(_current, "batch", None), "present", 1.0)
 
 
 def note_added_losses(layer):

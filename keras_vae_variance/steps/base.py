@@ -26,8 +26,10 @@ class GlobalMean(keras.metrics.Metric):
 
     def __init__(self, name):
         super().__init__(name=name, dtype="float32")
-        self.total = self.add_variable((), "zeros", aggregation="mean", name="total")
-        self.count = self.add_variable((), "zeros", aggregation="mean", name="count")
+        # Of one replica, so that one worker can read it without the others.
+        first = "only_first_replica"
+        self.total = self.add_variable((), "zeros", aggregation=first, name="total")
+        self.count = self.add_variable((), "zeros", aggregation=first, name="count")
 
     def update_state(self, value, count):
         # A mean of no examples is 0 / 0; it counts nothing.
@@ -47,8 +49,24 @@ class BaseSteps:
     and `test_step`, and sees to it that a failing step changes nothing and raises.
     """
 
+    skipped_steps = 0
+    _skips = False
+
     def _make_flag(self):
         """Creates what steps need beside the weights, in the constructor."""
+
+    def check_workers(self, **numbers):
+        """Raises where the workers of a cluster do not all have the same `numbers`."""
+
+    def skip_batches(self, number):
+        """Lets `fit` read that many batches before it trains on the next one."""
+        if number:
+            kvv_ops.need_tensorflow("Resume in the middle of an epoch")
+
+    def skip_nonfinite(self, skips):
+        """Whether `fit` counts non-finite steps in `skipped_steps`, or raises."""
+        self._skips = skips
+        self.skipped_steps = 0
 
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
@@ -66,7 +84,7 @@ class BaseSteps:
             A scalar, in nats.
         """
         _, means, batch = self._forward(x, training, sample_weight)
-        self._log(means, batch)
+        self._log(means, batch.total)
         return means["loss"]
 
     @property
@@ -74,9 +92,10 @@ class BaseSteps:
         """The averages in the logs; there are no compiled metrics."""
         return list(self._averages)
 
-    def _log(self, means, batch):
+    def _log(self, means, total):
+        """Takes means over examples of this `total` weight into the logs."""
         for average in self._averages:
-            average.update_state(means[average.name], batch.total)
+            average.update_state(means[average.name], total)
         return self.get_metrics_result()
 
     def _changed_by_forward(self):
@@ -153,6 +172,14 @@ class BaseSteps:
             given = [ops.cast(g, "float32") for g in gradients if g is not None]
             tests.append(ops.isfinite(sum((ops.sum(g) for g in given), 0.0)))
         return tests
+
+    def _failed_step(self, passed, number=1):
+        """Counts a training step that changed nothing, or raises for it."""
+        inside = passed[1]  # data out of range are a mistake: see `_input_tests`
+        if self._skips and inside:
+            self.skipped_steps += number
+        else:
+            self._raise(passed, training=True)
 
     def _raise(self, passed, training):
         """Raises for the tests that failed; `passed` has a bool for each, in order."""

@@ -102,10 +102,12 @@ class JAXSteps(BaseSteps):
             outputs, state = step_function(state, data)
             self._jax_state = _by_name(state)
             if not concatenate_outputs:  # as of predictions
-                passed = outputs.pop("passed")
+                passed, training = outputs.pop("passed"), len(state) == 4
                 if not passed.all():
                     self.jax_state_sync()
-                    self._raise(passed.tolist(), training=len(state) == 4)
+                    if not training:
+                        self._raise(passed.tolist(), training=False)
+                    self._failed_step(passed.tolist())
             return outputs, state
 
         return super()._make_function(step, concatenate_outputs)

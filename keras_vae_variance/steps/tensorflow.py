@@ -4,27 +4,43 @@ import keras
 import tensorflow as tf
 
 from .. import ops as kvv_ops
+from ..distribute import Distributed
 from .base import BaseSteps
 
 __all__ = ["TensorFlowSteps"]
 
 
-class TensorFlowSteps(BaseSteps):
+class TensorFlowSteps(Distributed, BaseSteps):
     """A mixin: the steps in eager mode, in graphs, and under `tf.distribute`.
 
     Which quantity failed is a bit of `_failed`, a variable that the host reads after
     every execution: XLA drops assertions. From the failing step on nothing changes any
-    more, however many steps an execution has.
+    more, however many steps an execution has; or only failing steps change nothing,
+    where they are skipped.
     """
 
     def _make_flag(self):
-        self._failed = tf.Variable(
-            0,
-            dtype=tf.int64,
-            trainable=False,
-            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
-            name="failed",
-        )
+        def variable(value, name):
+            return tf.Variable(
+                value,
+                trainable=False,
+                aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+                name=name,
+            )
+
+        self._failed = variable(tf.constant(0, tf.int64), "failed")
+        self._failed_steps = variable(tf.constant(0, tf.int64), "failed_steps")
+        self._goes_on = variable(False, "goes_on")
+        self._batches_to_skip = 0
+
+    def skip_batches(self, number):
+        """Lets `fit` read that many batches before it trains on the next one."""
+        self._batches_to_skip = number
+
+    def skip_nonfinite(self, skips):
+        """Whether `fit` counts non-finite steps in `skipped_steps`, or raises."""
+        super().skip_nonfinite(skips)
+        self._goes_on.assign(skips)
 
     def train_step(self, data):
         x, _, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
@@ -45,13 +61,13 @@ class TensorFlowSteps(BaseSteps):
         for variable, old in saved:
             variable.assign(tf.where(good, variable.value, old))
         _apply_if(good, self.optimizer, gradients, variables)
-        return self._log(means, batch)
+        return self._log(means, tf.where(good, batch.total, 0.0))
 
     def test_step(self, data):
         x, _, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         _, means, batch = self._forward(x, False, sample_weight)
         self._note_failures(self._input_tests(x))
-        return self._log(means, batch)
+        return self._log(means, batch.total)
 
     def make_train_function(self, force=False):
         before = self.train_function
@@ -81,21 +97,38 @@ class TensorFlowSteps(BaseSteps):
         powers = tf.constant([2**i for i in range(len(tests))], tf.int64)
         failures = tf.reduce_sum(tf.where(bits, powers, 0))
         before = self._failed.read_value()
-        first = before == 0
-        self._failed.assign(tf.where(first, failures, before))
-        return first & (failures == 0)
+        counts = (before == 0) | self._goes_on.read_value()
+        failures = tf.where(counts, failures, 0)
+        self._failed.assign(tf.bitwise.bitwise_or(before, failures))
+        self._failed_steps.assign_add(tf.cast(failures > 0, tf.int64))
+        return counts & (failures == 0)
 
     def _raising(self, function, training):
         def run(iterator):
+            if training and self._batches_to_skip:
+                return self._skip(iterator)
             logs = function(iterator)
             failures = int(self._failed.numpy())
             if failures:
+                number = int(self._failed_steps.numpy())
                 self._failed.assign(0)
-                bits = range(failures.bit_length())
-                self._raise([not failures >> i & 1 for i in bits], training)
+                self._failed_steps.assign(0)
+                passed = [not failures >> i & 1 for i in range(failures.bit_length())]
+                if training:
+                    # One bit is of the data's range, and may be the last of those read.
+                    self._failed_step([*passed, True], number)
+                else:
+                    self._raise(passed, training)
             return logs
 
         return run
+
+    def _skip(self, iterator):
+        """Reads an execution's batches; the logs are those that were restored."""
+        for _ in range(min(self.steps_per_execution, self._batches_to_skip)):
+            next(iterator)
+            self._batches_to_skip -= 1
+        return self.get_metrics_result()
 
 
 def _apply_if(condition, optimizer, gradients, variables):

@@ -14,7 +14,8 @@ class TorchSteps(BaseSteps):
         import torch
 
         x, _, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        saved = [(v, v.value.detach().clone()) for v in self._changed_by_forward()]
+        changed = [*self._changed_by_forward(), *self.metrics_variables]
+        saved = [(v, v.value.detach().clone()) for v in changed]
         self.zero_grad()
         loss = self.compute_loss(x, sample_weight=sample_weight, training=True)
         self.optimizer.scale_loss(loss).backward()
@@ -31,7 +32,8 @@ class TorchSteps(BaseSteps):
             if not all(passed):
                 for variable, old in saved:
                     variable.assign(old)
-                self._raise(passed, training=True)
+                self._failed_step(passed)
+                return self.get_metrics_result()
             self.optimizer.apply(gradients, variables)
         return logs
 
