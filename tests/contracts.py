@@ -122,7 +122,7 @@ class Use:
     scalars of the batch.
     """
 
-    def __init__(self, cls, arguments, event=EVENT):
+    def __init__(self, cls, arguments, event=EVENT, make=make):
         keras.utils.set_random_seed(0)
         self.part = make(cls, arguments)
         self.event = event
