@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from networks import ClassHeads, Heads, arrays, layer_parameters
 
-from keras_vae_variance.backbones import depth_to_space, mlp
+from keras_vae_variance.backbones import depth_to_space, layers, mlp
 
 BACKBONES = [depth_to_space, mlp]
 IMAGE_SHAPES = [
@@ -65,16 +65,18 @@ def test_paper_layers():
         "conv_3": (4, 4, 256),
         "conv_2": (8, 8, 64),
         "conv_1": (16, 16, 16),
-        "mean": (32, 32, 4),
+        "mean": (16, 16, 16),  # 32x32x4 after depth-to-space
         "raw_variance_conv_2": (8, 8, 64),
         "raw_variance_conv_1": (16, 16, 32),
-        "raw_variance": (32, 32, 8),
+        "raw_variance": (16, 16, 32),
     }.items():
         layer = decoder.get_layer(name)
         assert layer.input.shape == (None, *shape)
-        assert layer.padding == ("same" if "conv" in name else "valid")
         if "conv" in name:
+            assert layer.padding == "same"
             assert layer.activation is keras.activations.relu
+        else:
+            assert layer.kernel.shape == (5, 5, shape[-1] // 4, 1)
     assert decoder.get_layer("start").activation is keras.activations.relu
     assert decoder.get_layer("mean").activation is keras.activations.sigmoid
     tap = decoder.get_layer("conv_2").input
@@ -308,3 +310,20 @@ def test_bad_arguments(backbone, name):
 def test_mlp_rejects_wrong_hidden_layers(hidden):
     with pytest.raises(ValueError, match="`hidden`.*Received: hidden="):
         mlp((8,), 2, Heads(), hidden=hidden)
+
+
+@pytest.mark.parametrize("channels, filters", [(4, 1), (2, 3)])
+def test_subpixel_convolution_is_that_after_depth_to_space(channels, filters):
+    random = np.random.default_rng(0)
+    x = random.normal(size=(2, 6, 5, 4 * channels)).astype("float32")
+    layer = layers.SubpixelConvolution(filters, "sigmoid")
+    plain = keras.layers.Conv2D(filters, 5, activation="sigmoid")
+    y = layer(x)
+    shuffled = keras.ops.depth_to_space(x, 2)
+    plain.build(shuffled.shape)
+    weights = [random.normal(size=w.shape) for w in layer.get_weights()]
+    layer.set_weights(weights)
+    plain.set_weights(weights)
+    y = layer(x)
+    assert y.shape == layer.compute_output_shape(x.shape) == (2, 8, 6, filters)
+    np.testing.assert_allclose(y, plain(shuffled), rtol=1e-4, atol=1e-6)

@@ -19,6 +19,7 @@ __all__ = [
     "conv_head",
     "dense_head",
     "outputs",
+    "subpixel_head",
     "transposed_head",
 ]
 
@@ -165,6 +166,24 @@ def conv_head(x, name, head, activation, kernel_size, padding="same"):
         dtype="float32",
         name=name,
     )(x)
+    return _reshape(x, head)
+
+
+def subpixel_head(x, name, head, activation):
+    """Add depth-to-space by 2, and an output by a 5x5 convolution after it.
+
+    Args:
+        x: symbolic tensor `(batch, height / 2 + 2, width / 2 + 2, channels)`, a pixel
+            more at each edge than half of the image.
+        name: name of the head and of the layer.
+        head: its `types.Head`, `(height, width, ...)`.
+        activation: activation of the convolution.
+
+    Returns:
+        Symbolic tensor `(batch, *head.shape)`, float32.
+    """
+    filters = math.prod(head.shape[2:])
+    x = layers.SubpixelConvolution(filters, activation, dtype="float32", name=name)(x)
     return _reshape(x, head)
 
 
