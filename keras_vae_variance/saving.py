@@ -1,8 +1,12 @@
-"""A model as a configuration, as a file and as a SavedModel."""
+"""A model as a configuration, as a file, and as what other programs run."""
+
+import copy
 
 import keras
 
 __all__ = ["Saving"]
+
+_PARTS = ("encoder", "decoder", "posterior", "likelihood", "prior", "regularizers")
 
 
 class Saving:
@@ -31,10 +35,8 @@ class Saving:
     def get_config(self):
         """The parts, serialised."""
         serialize = keras.saving.serialize_keras_object
-        parts = ("encoder", "decoder", "posterior", "likelihood", "prior")
         return {
-            **{part: serialize(getattr(self, part)) for part in parts},
-            "regularizers": [serialize(r) for r in self.regularizers],
+            **{part: serialize(getattr(self, part)) for part in _PARTS},
             "seed": self.seed,
             "name": self.name,
             # By it, compile wraps the optimizer of a mixed_float16 model.
@@ -55,13 +57,14 @@ class Saving:
     @classmethod
     def from_config(cls, config):
         """Rebuilds the model from `get_config`."""
-        config = dict(config)
-        parts = ("encoder", "decoder", "posterior", "likelihood", "prior")
-        for part in parts:
+        config = copy.deepcopy(config)  # functional models empty theirs
+        if missing := [part for part in _PARTS if part not in config]:
+            raise ValueError(
+                f"`config` must have {', '.join(_PARTS)}, as `get_config` gives them. "
+                f"Received: config without {', '.join(missing)}"
+            )
+        for part in _PARTS:
             config[part] = keras.saving.deserialize_keras_object(config[part])
-        config["regularizers"] = [
-            keras.saving.deserialize_keras_object(r) for r in config["regularizers"]
-        ]
         dtype_policy = keras.dtype_policies.get(config.pop("dtype", None))
         model = cls(**config)
         model.dtype_policy = dtype_policy
@@ -74,42 +77,62 @@ class Saving:
         verbose=None,
         input_signature=None,
         sampler=None,
+        endpoint=None,
         **kwargs,
     ):
-        """Writes a SavedModel with named endpoints, for serving without this package.
+        """Writes endpoints for serving without this package.
 
             encode(x) -> mean, variance            decode(z) -> the parameters
             reconstruct(x) -> mean, variance       serve is reconstruct
             generate(num_samples, seed) -> mean, variance      seed: int32, shape (2,)
             elbo(x, seed) -> elbo, reconstruction, kl
 
-        Batch sizes are dynamic. `elbo` is missing where the posterior is deterministic.
-        Other formats of `keras.Model.export` hold `reconstruct` alone.
+        A SavedModel has all of them; `elbo` is missing where the posterior is
+        deterministic. A file of another format has one of the first three. Arguments
+        and results have these names, and batch sizes are dynamic.
 
         Args:
-            filepath: the folder to write.
-            format: as in `keras.Model.export`.
-            verbose: whether to print the endpoints.
-            input_signature: for the other formats; the SavedModel makes its own.
-            sampler: a fitted sampler for `generate`; the default is the prior.
-            **kwargs: options of the other formats.
-        """
-        if format != "tf_saved_model":
-            return super().export(
-                filepath,
-                format=format,
-                verbose=verbose,
-                input_signature=input_signature,
-                **kwargs,
-            )
-        from .export import saved_model
+            filepath: the folder or file to write. LiteRT files end in `.tflite`, those
+                of OpenVINO in `.xml`.
+            format: `"tf_saved_model"`, `"onnx"`, `"litert"` or `"openvino"`.
+            verbose: whether to print what was written.
+            input_signature: of another format, where its batch size is to be fixed.
+            sampler: a fitted sampler for the SavedModel's `generate`; the default is
+                the prior.
+            endpoint: the one that a file of another format holds: `"reconstruct"`, the
+                default, `"encode"` or `"decode"`.
+            **kwargs: options that `keras.Model.export` has for another format.
 
-        if input_signature is not None or kwargs:
+        Raises:
+            ImportError: if the package that writes the format is not installed.
+            RuntimeError: on another backend of Keras than TensorFlow.
+            ValueError: if there is no such format or endpoint, or an argument is of
+                another format.
+        """
+        from .export import saved_model, single_file
+
+        if format == "tf_saved_model":
+            if input_signature is not None or endpoint is not None or kwargs:
+                raise ValueError(
+                    "The SavedModel has all endpoints, with signatures of their own. "
+                    f"Received: input_signature={input_signature}, "
+                    f"endpoint={endpoint!r}, {kwargs}"
+                )
+            return saved_model(self, filepath, sampler, verbose)
+        if sampler is not None:
             raise ValueError(
-                "The SavedModel's endpoints have signatures of their own. "
-                f"Received: input_signature={input_signature}, {kwargs}"
+                "`sampler` is for `generate`, which the SavedModel alone has. "
+                f"Received: sampler={sampler}, format={format!r}"
             )
-        return saved_model(self, filepath, sampler, verbose)
+        return single_file(
+            self,
+            filepath,
+            format,
+            endpoint or "reconstruct",
+            verbose=verbose,
+            input_signature=input_signature,
+            **kwargs,
+        )
 
 
 def _with_public_optimizers(config):

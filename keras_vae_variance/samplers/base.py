@@ -147,6 +147,11 @@ class Sampler:
                 name = arrays.pop("sampler").item()
                 config = json.loads(arrays.pop("config").item())
                 if name == cls.__name__:
+                    for key, array in arrays.items():
+                        if not np.isfinite(array).all():
+                            raise ValueError(
+                                f"`{key}` must be finite. Received: {key}={array}"
+                            )
                     sampler = cls(**config)
                     sampler._restore(arrays)
             except Exception as error:  # zip, zlib, json and TensorFlow have their own
