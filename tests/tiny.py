@@ -142,7 +142,7 @@ def changed(before, after):
 
 
 def run_worker(task, *arguments, timeout=300, **environment):
-    """Runs a function of `worker.py` in a process of its own."""
+    """Runs a function of `worker.py` in a process of its own; what it prints."""
     here = Path(__file__).parent
     paths = [str(Path(kvv.__file__).parents[1]), str(here)]
     done = subprocess.run(
@@ -153,6 +153,7 @@ def run_worker(task, *arguments, timeout=300, **environment):
         timeout=timeout,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
 
 
 def read_json(path):

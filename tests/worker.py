@@ -280,6 +280,19 @@ def normalized_encoder():
     return tiny.dense_encoder(keras.layers.BatchNormalization(synchronized=True))
 
 
+def convolutions():
+    """With an empty share, oneDNN's convolutions fail in a graph."""
+    return keras.Sequential(
+        [
+            keras.Input(tiny.SHAPE),
+            keras.layers.Conv2D(2, 3, strides=2, activation="relu"),
+            kvv.backbones.layers.BatchNormalization(),
+            keras.layers.Flatten(),
+            keras.layers.Dense(8),
+        ]
+    )
+
+
 def infogan(index):
     """A network of a backbone with batch normalisation."""
     likelihood = kvv.likelihoods.Gaussian(kvv.variances.Fixed(0.1))
@@ -313,6 +326,7 @@ REPLICATED = {
         "regularizers": lambda: [kvv.regularizers.MMD()],
     },
     "losses of networks": {"encoder": penalized_encoder},
+    "convolutions": {"encoder": convolutions},
     "infogan": {"encoder": lambda: infogan(0), "decoder": lambda: infogan(1)},
 }
 WEIGHTED = ("iso_i", "baggins and dip", "mmd")
@@ -344,6 +358,9 @@ def distribute(path):
 def replicated_fit(scope, name, arguments):
     """Training on batches of 5, 5 and 1: shares of 3 and 2, and of 1 and none."""
     x, weights = tiny.images(11), np.arange(11) % 3 + 1.0
+    if name == "infogan":
+        # No batch of one: normalising it divides its rounding by sqrt(1e-3).
+        x = x[:10]
     if name == "iso_d":
         x = np.round(255 * x).astype("uint8")
     with scope:
@@ -399,7 +416,7 @@ def two_workers(path, index, *ports):
     write(results, f"{path}.{index}")
 
 
-TWO_WORKERS = ("iso_i", "iso_d", "infogan")
+TWO_WORKERS = ("iso_i", "iso_d", "convolutions")
 
 
 def replicated_metrics(strategy):
@@ -608,6 +625,13 @@ def kill(path, kills):
         killed += run(random.uniform(0.0, 0.7 * whole))
     run()
     write({"ended": ended, "seconds": whole}, path)
+
+
+def full_disk(folder):
+    import test_resume
+
+    print("RESULT", test_resume.full_disk(folder), flush=True)
+    os._exit(0)  # without HDF5's own end, which writes what is left
 
 
 def write(value, path):

@@ -46,8 +46,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
         count = kvv_ops.all_reduce(present * ops.cast(size, inputs.dtype))
         count = ops.maximum(count, 1.0)
         mean = kvv_ops.all_reduce(present * ops.sum(inputs, axes)) / count
-        squares = ops.square(inputs - mean)
-        return mean, kvv_ops.all_reduce(present * ops.sum(squares, axes)) / count
+        square = kvv_ops.all_reduce(present * ops.sum(ops.square(inputs), axes)) / count
+        return mean, ops.maximum(square - ops.square(mean), 0.0)
 
 
 @keras.saving.register_keras_serializable(package="keras_vae_variance")

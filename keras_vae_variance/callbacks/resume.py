@@ -101,28 +101,39 @@ class Resume(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         """Restores what Keras resets as the run begins."""
-        self._epoch, self._saved_step = epoch, 0
+        self._epoch, self._saved_step, self._replayed = epoch, 0, None
         record, self._restored = self._restored, None
         if record is None:
             return
         self._saved_step = record["step"]
         self.model.skip_batches(record["step"])
+        self._replayed = record if record["step"] else None
         averages = zip(self.model.metrics_variables, record["metrics"], strict=False)
         for variable, value in averages:  # of the epoch that was begun
             variable.assign(value)
         self._give_history(record)
+        self._remind_others(record)
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Writes the state each `save_freq` batches."""
+        if self._replayed is not None:
+            if batch + 1 >= self._replayed["step"]:
+                # At batches that are thrown away, the others have changed things.
+                self.model.load_weights(self.directory / _STATE)
+                self._remind_others(self._replayed)
+                self._replayed = None
+            return
+        if self.save_freq == "epoch" or batch + 1 < self._saved_step + self.save_freq:
+            return
+        self._saved_step = batch + 1
+        self._save(self._epoch, batch + 1)
+
+    def _remind_others(self, record):
         for callback, (name, memory) in zip(
             self.others, record["callbacks"], strict=False
         ):
             if type(callback).__name__ == name:
                 vars(callback).update(memory)
-
-    def on_train_batch_end(self, batch, logs=None):
-        """Writes the state each `save_freq` batches."""
-        if self.save_freq == "epoch" or batch + 1 < self._saved_step + self.save_freq:
-            return
-        self._saved_step = batch + 1
-        self._save(self._epoch, batch + 1)
 
     def on_epoch_end(self, epoch, logs=None):
         """Writes the state after the epoch."""

@@ -52,7 +52,7 @@ class Batch:
             return total
         # Most are means over examples, of which a replica may have few, or none.
         share = ops.sum(self.weights) / ops.maximum(self.total, 1e-30)
-        return ops.where(share > 0, num_replicas() * share * total, 0.0)
+        return all_reduce(ops.where(share > 0, share * total, 0.0))
 
 
 _current = threading.local()  # replicas are traced by threads of their own
