@@ -45,8 +45,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
         size = ops.size(inputs) // inputs.shape[self.axis]
         count = kvv_ops.all_reduce(present * ops.cast(size, inputs.dtype))
         count = ops.maximum(count, 1.0)
-        mean = kvv_ops.all_reduce(present * ops.sum(inputs, axes)) / count
-        square = kvv_ops.all_reduce(present * ops.sum(ops.square(inputs), axes)) / count
+        sums = ops.stack([ops.sum(inputs, axes), ops.sum(ops.square(inputs), axes)])
+        mean, square = ops.unstack(kvv_ops.all_reduce(present * sums) / count)
         return mean, ops.maximum(square - ops.square(mean), 0.0)
 
 
