@@ -527,7 +527,8 @@ def test_uint8_equals_scaled_floats_and_stays_uint8_until_the_device():
         other.predict(floats, verbose=0)["mean"],
         rtol=1e-5,
     )
-    pipeline = data.shuffled((levels,), 4, 0, tf.Variable(0, dtype=tf.int64))
+    zero = tf.Variable(0, dtype=tf.int64)
+    pipeline = data.shuffled((levels,), 4, zero, zero)
     assert pipeline.element_spec.dtype == tf.uint8
 
 

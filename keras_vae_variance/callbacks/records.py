@@ -79,13 +79,13 @@ class VarianceHistory(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         """Forgets an earlier run."""
         self.steps, self.variance = [], []
+        self._starts = False
 
     def on_train_batch_begin(self, batch, logs=None):
         """Records the variance that this step uses."""
-        step = steps_taken(self.model)
-        if self.steps[-1:] == [step]:  # a batch that a resume reads and throws away
+        if getattr(self.model, "_batches_to_skip", 0):  # of a run that is resumed
             return
-        self.steps.append(step)
+        self.steps.append(steps_taken(self.model))
         variance = ops.convert_to_numpy(self._variance.predict({}))
         self.variance.append(float(np.mean(variance)))
         # Learned starts within its first step, at the error of its first batch.
