@@ -206,13 +206,8 @@ class VAE(Fitting, Inference, Saving, Steps, keras.Model):
 
         with kvv_ops.batch(x, sample_weight, present) as batch:
             seed = kvv_ops.fold_replica(self.seed_generator)
-            latent = self._infer(x, training, training, seed)
-            parameters = decode(latent.sample)
-            terms = {
-                "reconstruction": self.likelihood(
-                    x, parameters, latent, training=training
-                )
-            }
+            latent, parameters, reconstruction = self._pass(x, training, seed)
+            terms = {"reconstruction": reconstruction}
             for regularizer in self.regularizers:
                 terms[regularizer.term] = regularizer(
                     x, latent, decode=decode, training=training
@@ -227,6 +222,13 @@ class VAE(Fitting, Inference, Saving, Steps, keras.Model):
             means["loss"] = loss
             means |= self._diagnostics(x, parameters, batch)
         return terms, means, batch
+
+    def _pass(self, x, training, seed):
+        """Latent, the likelihood's parameters and -log p(x|z), at one draw of z."""
+        latent = self._infer(x, training, training, seed)
+        parameters = self._decode(latent.sample, training)
+        nll = self.likelihood(x, parameters, latent, training=training)
+        return latent, parameters, nll
 
     def _weight_loss(self):
         """Sum of the `kernel_regularizer`s and the like of the networks."""

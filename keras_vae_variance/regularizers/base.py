@@ -48,7 +48,8 @@ class Regularizer(keras.layers.Layer):
 
         Args:
             x: data, of shape `(batch, ...)`.
-            latent: `types.Latent` of the batch.
+            latent: `types.Latent` of the batch, or a tuple of them, one for each layer
+                of latents.
             decode: a callable from latents to the likelihood's parameters.
             training: whether statistics of the batch are taken.
 

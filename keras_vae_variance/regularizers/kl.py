@@ -3,6 +3,7 @@
 import keras
 
 from .. import ops as kvv_ops
+from ..types import Latent
 from .base import Regularizer
 
 __all__ = ["KL"]
@@ -14,8 +15,9 @@ class KL(Regularizer):
 
         kl = 1/2 sum_j [ s2_j/S2_j + mu_j^2/S2_j - 1 - log(s2_j/S2_j) ]
 
-    P1, under Eq. 3; P4, Eq. 2. A weight beta beside unit variance is the beta-VAE; it
-    has the optimum of weight 1 beside variance beta (P2, Section 3.1).
+    P1, under Eq. 3; P4, Eq. 2. Over several layers of latents, each with its prior
+    given the layer before, it is the sum of theirs. A weight beta beside unit variance
+    is the beta-VAE; it has the optimum of weight 1 beside variance beta (P2, 3.1).
 
     Args:
         weight: its weight in the objective; 1 makes the loss the negative ELBO.
@@ -44,4 +46,5 @@ class KL(Regularizer):
             )
 
     def call(self, x, latent, decode=None, training=False):
-        return kvv_ops.gaussian_kl(*latent[1:])
+        layers = (latent,) if isinstance(latent, Latent) else latent
+        return sum(kvv_ops.gaussian_kl(*layer[1:]) for layer in layers)
