@@ -784,3 +784,28 @@ def test_other_runs_end_elsewhere(resumed):
     # Else the equalities above would show nothing.
     assert resumed["other seed"] != resumed["straight"]
     assert resumed["interrupted"] != resumed["straight"]
+
+
+def test_xla_applies_the_optimizer_alike(monkeypatch):
+    """To many weights; the schedule and the counter of steps go on as well."""
+    x = tiny.images(40)
+
+    def trained():
+        rate = keras.optimizers.schedules.ExponentialDecay(1e-2, 5, 0.5)
+        optimizer = keras.optimizers.Adam(rate, clipnorm=0.1)
+        vae = tiny.compiled(optimizer, variance=kvv.variances.Learned)
+        vae.fit(x, batch_size=8, epochs=2, verbose=0)
+        return tiny.state(vae)
+
+    applied = trained()
+    compiled = []
+    function = tf.function
+
+    def noting(*arguments, **options):
+        compiled.append(options.get("jit_compile"))
+        return function(*arguments, **options)
+
+    monkeypatch.setattr(kvv.steps.tensorflow, "_MANY_WEIGHTS", 0)
+    monkeypatch.setattr(kvv.steps.tensorflow.tf, "function", noting)
+    tiny.assert_close(trained(), applied, atol=1e-6)
+    assert True in compiled

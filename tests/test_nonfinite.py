@@ -16,18 +16,22 @@ MODES = {
     "steps_per_execution": {"steps_per_execution": 4},
     "mixed_float16": {"steps_per_execution": 4},
     "jit": {"jit_compile": True, "steps_per_execution": 4},
+    "optimizer by XLA": {"steps_per_execution": 4},
 }
+SLOW = ("jit", "optimizer by XLA")
 
 
 @pytest.fixture(
     params=[
-        pytest.param(mode, marks=pytest.mark.slow if mode == "jit" else ())
+        pytest.param(mode, marks=pytest.mark.slow if mode in SLOW else ())
         for mode in MODES
     ]
 )
-def options(request):
+def options(request, monkeypatch):
     if request.param == "mixed_float16":
         keras.config.set_dtype_policy("mixed_float16")
+    if request.param == "optimizer by XLA":
+        monkeypatch.setattr(kvv.steps.tensorflow, "_MANY_WEIGHTS", 0)
     yield MODES[request.param]
     keras.config.set_dtype_policy("float32")
 

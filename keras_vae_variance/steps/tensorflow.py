@@ -9,6 +9,9 @@ from .base import BaseSteps
 
 __all__ = ["TensorFlowSteps"]
 
+# Weights from which on it pays to have XLA compile the optimizer (some seconds, once).
+_MANY_WEIGHTS = 4_000_000
+
 
 class TensorFlowSteps(Distributed, BaseSteps):
     """A mixin: the steps in eager mode, in graphs, and under `tf.distribute`.
@@ -138,6 +141,8 @@ def _apply_if(condition, optimizer, gradients, variables):
         optimizer.apply(gradients, variables)
 
     if kvv_ops.num_replicas() == 1:
+        if _compiles(optimizer, gradients):
+            apply = tf.function(apply, jit_compile=True)
         tf.cond(condition, apply, lambda: None)
         return
 
@@ -156,3 +161,19 @@ def _apply_if(condition, optimizer, gradients, variables):
     tf.distribute.get_replica_context().merge_call(
         across_replicas, args=(condition, gradients)
     )
+
+
+def _compiles(optimizer, gradients):
+    """Whether XLA compiles the optimizer's step, into one pass over large weights.
+
+    Keras's Adam makes a dozen passes, which take a fifth of a step of P1's network.
+    """
+    if tf.executing_eagerly() or not isinstance(optimizer, keras.Optimizer):
+        return False
+    own = type(optimizer).__module__.startswith(
+        "keras."
+    )  # XLA may not know others' ops
+    scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    dense = all(isinstance(g, tf.Tensor) for g in gradients)
+    size = sum(g.shape.num_elements() or 0 for g in gradients) if dense else 0
+    return own and not scaled and size >= _MANY_WEIGHTS
