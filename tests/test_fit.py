@@ -809,3 +809,24 @@ def test_xla_applies_the_optimizer_alike(monkeypatch):
     monkeypatch.setattr(kvv.steps.tensorflow.tf, "function", noting)
     tiny.assert_close(trained(), applied, atol=1e-6)
     assert True in compiled
+
+
+def test_nothing_is_traced_twice(monkeypatch):
+    """Short batches, validation and a second `fit` need no graphs of their own."""
+    traces = []
+    forward = kvv.VAE._forward
+
+    def noting(self, x, training, *arguments):
+        traces.append(training)
+        return forward(self, x, training, *arguments)
+
+    monkeypatch.setattr(kvv.VAE, "_forward", noting)
+    vae = compiled()
+    arguments = {"batch_size": 8, "validation_batch_size": 6, "verbose": 0}
+    vae.fit(images(20), epochs=3, validation_data=images(10), **arguments)
+    first = list(traces)
+    # The first of a full batch, the second of a batch of any size.
+    assert first.count(True) <= 2 and first.count(False) <= 2
+    vae.fit(images(20), epochs=2, validation_data=images(10), **arguments)
+    vae.fit(images(13), validation_data=images(3), **arguments)
+    assert traces == first

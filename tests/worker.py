@@ -328,6 +328,8 @@ REPLICATED = {
     "losses of networks": {"encoder": penalized_encoder},
     "convolutions": {"encoder": convolutions},
     "infogan": {"encoder": lambda: infogan(0), "decoder": lambda: infogan(1)},
+    "stream": {"variance": kvv.variances.MaximumLikelihood},
+    "two stages": {"variance": kvv.variances.Predicted},
 }
 WEIGHTED = ("iso_i", "baggins and dip", "mmd")
 VALIDATED = ("iso_i", "diag_i and bilbo", "mmd")
@@ -372,13 +374,25 @@ def replicated_fit(scope, name, arguments):
             compile=options,
             **{"posterior": tiny.NoiselessDiagonal, **arguments},
         )
+        if name == "two stages":  # all weights there are, for `start`
+            vae.likelihood.variance_model.begin_stage1(kvv.variances.Learned())
     start = [weight.tolist() for weight in vae.get_weights()]
     arguments = {}
     if name in WEIGHTED:
         arguments["sample_weight"] = weights
     if name in VALIDATED:
         arguments |= {"validation_data": x[:5], "validation_batch_size": 4}
-    history = vae.fit(x, batch_size=5, epochs=2, verbose=0, **arguments).history
+    if name == "stream":
+        x = tf.data.Dataset.from_tensor_slices(x).batch(5)
+    else:
+        arguments["batch_size"] = 5
+    if name == "two stages":
+        _, history = kvv.fit_two_stage(
+            vae, x, epochs=(2, 1), tolerance=None, verbose=0, **arguments
+        )
+    else:
+        history = vae.fit(x, epochs=2, verbose=0, **arguments)
+    history = history.history
     predictions = 0.0
     if name == "iso_d":
         predictions = vae.predict(x, batch_size=5, verbose=0)["mean"].tolist()
@@ -416,20 +430,25 @@ def two_workers(path, index, *ports):
     write(results, f"{path}.{index}")
 
 
-TWO_WORKERS = ("iso_i", "iso_d", "convolutions")
+TWO_WORKERS = ("iso_i", "iso_d", "convolutions", "stream", "two stages")
 
 
 def replicated_metrics(strategy):
-    """What comes after training: exact averages and a metric."""
+    """What comes after training: exact averages and metrics."""
     results = []
     for scope in (contextlib.nullcontext(), strategy.scope()):
         with scope:
             vae = tiny.make(variance=kvv.variances.MaximumLikelihood)
+            features = [keras.Input(tiny.SHAPE), keras.layers.Flatten()]
+            features = keras.Sequential(features, name="pixels")
         x = tiny.images(20)
         vae.calibrate(x)
         values = kvv.metrics.log_likelihood(vae, x, num_samples=3, seed=0)
         results.append([vae.likelihood.variance_model.predict({}).numpy().tolist()])
         results[-1].append(np.asarray(values).tolist())
+        images = np.asarray(vae.generate(20, seed=0)["mean"])
+        distance = kvv.metrics.frechet_distance(x, images, features)
+        results[-1].append(float(distance))
     return results
 
 

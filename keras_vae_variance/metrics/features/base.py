@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from ... import ops as kvv_ops
 from ...data import batches
 from ..base import check_count, float64
 
@@ -63,6 +64,7 @@ class Reader:
         self.features = features
         self.batch_size = batch_size
         self.kind = kind
+        self._extract = None
 
     def __call__(self, x, name):
         """Reads `x`, data in any form that `VAE.fit` takes, once and in order.
@@ -95,11 +97,9 @@ class Reader:
         if kind.dtype == "uint8":
             images = images / np.float32(255)
         images = self._shown(images, name)
-        if isinstance(self.features, keras.Model):
-            vectors = self.features.predict_on_batch(images)  # compiled once
-        else:
-            vectors = self.features(images)
-        vectors = float64(vectors)
+        if self._extract is None:
+            self._extract = _extractor(self.features, images.shape[1:])
+        vectors = float64(self._extract(images))
         if vectors.ndim != 2 or len(vectors) != len(images):
             raise ValueError(
                 f"`features` must give one vector for each of {len(images)} images. "
@@ -126,6 +126,16 @@ class Reader:
                 f"{self.features.name} take. Received: {name}.shape={images.shape}"
             )
         return images
+
+
+def _extractor(features, shape):
+    """The features as a function of images of this shape, compiled once for a model."""
+    if not isinstance(features, keras.Model):
+        return features
+    if keras.backend.backend() != "tensorflow":
+        return features.predict_on_batch
+    # Under a strategy `predict_on_batch` shows every replica the whole batch.
+    return kvv_ops.compiled(lambda x: features(x, training=False), (None, *shape))
 
 
 def _range(images, name):
