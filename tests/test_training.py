@@ -220,8 +220,10 @@ def test_another_optimizer_for_stage_2(x):
 def test_calling_again_starts_anew_and_plain_fit_trains_on(x):
     vae, record = make(), Record()
     kvv.fit_two_stage(vae, x, epochs=(1, 1), verbose=0)
+    number = len(vae.weights)
     kvv.fit_two_stage(vae, x, epochs=(1, 1), callbacks=[record], verbose=0)
     assert record.stages == [1, 2]
+    assert len(vae.weights) == number  # those of the first global model are gone
     floor = float(vae.likelihood.variance_model.floor)
     vae.fit(x, epochs=1, verbose=0)
     assert vae.likelihood.variance_model.stage == 2

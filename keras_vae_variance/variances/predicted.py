@@ -202,6 +202,8 @@ class Predicted(Variance):
                 "`stage1` must be a variance model that needs no head of the decoder, "
                 f"such as variances.Learned(). Received: stage1={stage1}"
             )
+        if self.stage1 is not None:
+            self._tracker.untrack(self.stage1)  # Keras would keep its weights
         self.stage1 = stage1
 
     def _build_stage1(self):
