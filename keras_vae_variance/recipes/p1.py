@@ -66,6 +66,9 @@ def diag_d(input_shape, latent_dim, **options):
         v = r^2 + 1e-6
 
     P1, Table 2 and Tables 3 to 7, "Diag-D". Its likelihood is not a normalised density.
+    From random weights it ended at one image for all codes (kl 0) in every run of ours:
+    train the same networks by `iso_i` first, and hand on the weights of `encoder`,
+    `posterior` and `decoder`, as examples/variance_parameterizations.py does.
 
     Example:
 
