@@ -111,6 +111,25 @@ def test_other_callbacks_keep_their_numbers(tmp_path):
     assert again[1].steps == list(range(6, 20))
 
 
+def test_early_stopping_keeps_its_best_weights_and_stays_stopped(tmp_path):
+    def stopping():
+        # The first epoch is the best there will be, and the third the last.
+        return keras.callbacks.EarlyStopping(
+            "val_loss",
+            mode="max",
+            min_delta=1e9,
+            patience=2,
+            restore_best_weights=True,
+        )
+
+    straight = fit(epochs=5, callbacks=[stopping()])
+    assert straight[1].epoch == [0, 1, 2]
+    fit(tmp_path, kill=10, epochs=5, callbacks=[stopping()])
+    assert_equal_runs(fit(tmp_path, epochs=5, callbacks=[stopping()]), straight)
+    # What is over stays so, and ends with the best weights again.
+    assert_equal_runs(fit(tmp_path, epochs=5, callbacks=[stopping()]), straight)
+
+
 class KillInValidation(keras.callbacks.Callback):
     def on_test_begin(self, logs=None):
         raise KeyboardInterrupt

@@ -16,6 +16,8 @@ __all__ = ["Resume"]
 _STATE = "state.weights.h5"
 _UNFINISHED = "unfinished.weights.h5"
 _RECORD = "resume"  # a data set of the file: the record in JSON
+_ARRAYS = "resume_arrays"  # a group: those that other callbacks remember
+_OVER = 2**31  # the epoch at which a run that was stopped goes on
 
 
 class Resume(keras.callbacks.Callback):
@@ -25,12 +27,14 @@ class Resume(keras.callbacks.Callback):
     the weights of one that was not: bit for bit on one device, where TensorFlow's
     operations are deterministic. The state is that of weights, optimizer, running
     averages, random generators, the order of the data, two-stage training, schedules,
-    logs, `history`, and the numbers that other callbacks remember (the patience of
-    `EarlyStopping`, not its best weights). `fit` calls it after all other callbacks.
+    logs, `history`, and the numbers and lists of arrays that other callbacks remember
+    (patience and best weights of `EarlyStopping`). `fit` calls it after all other
+    callbacks.
 
     The state is one file, replaced as a whole, so that there is always a good one. It
     stays when the run ends: the same command then trains no more. Delete the folder to
-    begin anew, or pass more epochs to go on. Of several workers the chief writes; all
+    begin anew, or pass more epochs to go on; a run that a callback has stopped is over.
+    Of several workers the chief writes; all
     read, so that they must share the folder.
 
     Data are read as in an uninterrupted run where their order is a function of the
@@ -98,6 +102,7 @@ class Resume(keras.callbacks.Callback):
             self._save(0, 0)  # before any work could be lost
         else:
             self._load(path, record)
+            self._remind_others(record)  # also where no epoch is left
 
     def on_epoch_begin(self, epoch, logs=None):
         """Restores what Keras resets as the run begins."""
@@ -129,11 +134,12 @@ class Resume(keras.callbacks.Callback):
         self._save(self._epoch, batch + 1)
 
     def _remind_others(self, record):
-        for callback, (name, memory) in zip(
-            self.others, record["callbacks"], strict=False
+        memories = zip(record["callbacks"], record["arrays"], strict=True)
+        for callback, ((name, numbers), arrays) in zip(
+            self.others, memories, strict=False
         ):
             if type(callback).__name__ == name:
-                vars(callback).update(memory)
+                vars(callback).update(numbers | arrays)
 
     def on_epoch_end(self, epoch, logs=None):
         """Writes the state after the epoch."""
@@ -161,7 +167,8 @@ class Resume(keras.callbacks.Callback):
             "metrics": [float(ops.convert_to_numpy(v)) for v in metrics],
             "epochs": self._epochs,
             "history": self._history,
-            "callbacks": [[type(c).__name__, _memory(c)] for c in self.others],
+            "callbacks": [[type(c).__name__, _numbers(c)] for c in self.others],
+            "stopped": bool(self.model.stop_training),
         }
 
     def _save(self, epoch, step):
@@ -174,6 +181,10 @@ class Resume(keras.callbacks.Callback):
             self.model.save_weights(unfinished)
             with h5py.File(unfinished, "a") as file:
                 file[_RECORD] = np.frombuffer(record, "uint8")
+                for i, callback in enumerate(self.others):
+                    for key, arrays in _arrays(callback).items():
+                        for j, array in enumerate(arrays):
+                            file[f"{_ARRAYS}/{i}/{key}/{j}"] = array
             with open(unfinished, "rb") as file:
                 os.fsync(file.fileno())
             os.replace(unfinished, self.directory / _STATE)
@@ -192,7 +203,7 @@ class Resume(keras.callbacks.Callback):
             raise _foreign(path, error) from error
         # Where the seed was drawn, this process has drawn another one.
         self.model.seed = record["seed"]
-        self.model._initial_epoch = record["epoch"]
+        self.model._initial_epoch = _OVER if record["stopped"] else record["epoch"]
         self._epochs = list(record["epochs"])
         self._history = {name: list(v) for name, v in record["history"].items()}
 
@@ -200,7 +211,18 @@ class Resume(keras.callbacks.Callback):
 def _read(path):
     try:
         with h5py.File(path, "r") as file:
-            return json.loads(file[_RECORD][()].tobytes())
+            record = json.loads(file[_RECORD][()].tobytes())
+            groups = [
+                file.get(f"{_ARRAYS}/{i}", {}) for i in range(len(record["callbacks"]))
+            ]
+            record["arrays"] = [
+                {
+                    key: [arrays[str(j)][()] for j in range(len(arrays))]
+                    for key, arrays in group.items()
+                }
+                for group in groups
+            ]
+            return record
     except (ValueError, KeyError) as error:
         raise _foreign(path, error) from error
 
@@ -212,7 +234,17 @@ def _foreign(path, error):
     )
 
 
-def _memory(callback):
+def _numbers(callback):
     """The numbers among the attributes of a callback."""
     kinds = (bool, int, float, type(None))
     return {key: v for key, v in vars(callback).items() if isinstance(v, kinds)}
+
+
+def _arrays(callback):
+    """The lists of arrays among them."""
+    lists = {key: v for key, v in vars(callback).items() if isinstance(v, list)}
+    return {
+        key: v
+        for key, v in lists.items()
+        if v and all(isinstance(array, (np.ndarray, np.generic)) for array in v)
+    }
