@@ -20,6 +20,7 @@ import keras_vae_variance as kvv
 
 __all__ = [
     "bits_per_dimension",
+    "hand_on",
     "mosaic",
     "once",
     "parser",
@@ -137,6 +138,12 @@ def trained(folder, name, settings, vae, x, **fit_arguments):
     whole.replace(path)
     print(f"{name}: trained in {time.time() - started:.0f} s", flush=True)
     return vae
+
+
+def hand_on(first, second):
+    """Gives the weights of a model's networks to another's of the same networks."""
+    for part in ("encoder", "posterior", "decoder"):
+        getattr(second, part).set_weights(getattr(first, part).get_weights())
 
 
 def bits_per_dimension(vae, x, seed):

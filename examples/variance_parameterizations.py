@@ -230,8 +230,7 @@ def regions(settings, x, y):
     if settings["first_epochs"]:
         first = make("Iso-I")
         fit(first, x, settings, settings["first_epochs"])
-        for part in ("encoder", "posterior", "decoder"):
-            getattr(vae, part).set_weights(getattr(first, part).get_weights())
+        _runs.hand_on(first, vae)
     losses = fit(vae, x, settings, settings["epochs"] - settings["first_epochs"])
     vae.calibrate(x)
     small = (y <= 4)[:, None, None, None]
