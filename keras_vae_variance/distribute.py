@@ -3,7 +3,7 @@
 Tried with Keras 3.15.1 and TensorFlow 2.21. There `fit` fails under
 `MultiWorkerMirroredStrategy` always, since logs that are scalars are averaged over
 their first axis, and under `MirroredStrategy` with `steps_per_execution` above 1, since
-optimizers cannot merge replicas inside of `tf.cond`.
+optimizers cannot merge replicas inside of `tf.cond`, be there one device or several.
 """
 
 import keras
@@ -14,7 +14,7 @@ __all__ = ["Distributed"]
 
 
 class Distributed:
-    """A mixin before Keras's trainer; with one replica all is Keras's own."""
+    """A mixin before Keras's trainer; without a strategy all is Keras's own."""
 
     def check_workers(self, **numbers):
         """Raises where the workers of a cluster do not all have the same `numbers`."""
@@ -43,13 +43,14 @@ class Distributed:
 
     def _make_function(self, step):
         strategy = self.distribute_strategy
-        if strategy.num_replicas_in_sync == 1:
-            return super()._make_function(step)
+        with strategy.scope():
+            if not tf.distribute.has_strategy():  # TensorFlow's default one
+                return super()._make_function(step)
         step = self._autoconvert_optionals(step)
 
         @tf.autograph.experimental.do_not_convert
-        def one_step(iterator):
-            logs = strategy.run(step, args=(iterator.get_next(),))
+        def one_step(data):
+            logs = strategy.run(step, args=(data,))
             # All replicas know the same: terms are means over the global batch.
             return keras.tree.map_structure(
                 lambda value: strategy.experimental_local_results(value)[0], logs
@@ -60,14 +61,16 @@ class Distributed:
 
         def function(iterator):
             logs = None
-            # In Python, where optimizers can merge replicas.
+            # In Python, where optimizers can merge replicas. Data are not read in the
+            # graph: of a step for which none are left it would draw the noise.
             for _ in range(self.steps_per_execution):
                 try:
-                    logs = one_step(iterator)
+                    data = next(iterator)
                 except (StopIteration, tf.errors.OutOfRangeError):
                     if logs is None:
                         raise
                     break
+                logs = one_step(data)
             return logs
 
         return function

@@ -830,3 +830,27 @@ def test_nothing_is_traced_twice(monkeypatch):
     vae.fit(images(20), epochs=2, validation_data=images(10), **arguments)
     vae.fit(images(13), validation_data=images(3), **arguments)
     assert traces == first
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("kind", ["MirroredStrategy", "OneDeviceStrategy"])
+def test_a_strategy_of_one_device_changes_nothing(kind, steps):
+    def trained():
+        vae = compiled(
+            keras.optimizers.Adam(1e-2),
+            variance=kvv.variances.MaximumLikelihood,
+            compile={"steps_per_execution": steps},
+        )
+        history = vae.fit(
+            images(20), batch_size=8, epochs=2, validation_data=images(5), verbose=0
+        )
+        return tiny.state(vae), history.history
+
+    device = ["CPU:0"] if kind == "MirroredStrategy" else "CPU:0"
+    with getattr(tf.distribute, kind)(device).scope():
+        state, history = trained()
+    desired, desired_history = trained()
+    tiny.assert_close(state, desired, atol=1e-6)
+    assert history.keys() == desired_history.keys()
+    for name, values in desired_history.items():
+        assert history[name] == pytest.approx(values, rel=1e-5), name

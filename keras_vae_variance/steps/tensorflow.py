@@ -140,14 +140,15 @@ def _apply_if(condition, optimizer, gradients, variables):
     def apply():
         optimizer.apply(gradients, variables)
 
-    if kvv_ops.num_replicas() == 1:
+    if not tf.distribute.has_strategy():
         if _compiles(optimizer, gradients):
             apply = tf.function(apply, jit_compile=True)
         tf.cond(condition, apply, lambda: None)
         return
 
-    # A branch of tf.cond in replica context must not call merge_call, as optimizers
-    # do; so the branch is taken outside of it, as in Keras's LossScaleOptimizer.
+    # A branch of tf.cond in replica context must not call merge_call, as optimizers do
+    # also where a strategy has one device; so the branch is taken outside of it, as in
+    # Keras's LossScaleOptimizer.
     def across_replicas(strategy, condition, gradients):
         condition = strategy.experimental_local_results(condition)[0]
 
