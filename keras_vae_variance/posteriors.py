@@ -14,6 +14,7 @@ __all__ = [
     "DiagonalGaussian",
     "IsotropicGaussian",
     "Posterior",
+    "SpatialGaussian",
 ]
 
 
@@ -47,6 +48,11 @@ class Posterior(keras.layers.Layer):
     def build(self, features_shape):
         """Creates the dense heads for features of shape `(None, ...)`, flattened."""
         kvv_ops.build_once(self.mean, (None, math.prod(features_shape[1:])))
+
+    @property
+    def event_shape(self):
+        """Shape of `z` as networks may take it; by itself it is flat, of `(L,)`."""
+        return (self.latent_dim,)
 
     def call(self, features):
         """Mean and variance, `(batch, L)`; a shared variance is `(1, L)`."""
@@ -125,6 +131,60 @@ class DiagonalGaussian(Posterior):
 
     def get_config(self):
         return {**super().get_config(), "link": self.link}
+
+
+@keras.saving.register_keras_serializable(package="keras_vae_variance")
+class SpatialGaussian(DiagonalGaussian):
+    """A diagonal Gaussian over a map: channels for each position of the features.
+
+        mean, a    1x1 convolutions of the features; s2 = link(a)
+
+    as `DiagonalGaussian` has it where the features are a vector. Latents are flat all
+    the same: `(batch, L)` with `L = rows * columns * channels`. Networks that take them
+    as maps get them in `event_shape`.
+
+    Args:
+        channels: latent variables at each position.
+        link: as of `DiagonalGaussian`.
+
+    Raises:
+        ValueError: on another link, or a number of channels that is not positive.
+
+    Example:
+
+    >>> import numpy as np
+    >>> import keras_vae_variance as kvv
+    >>> posterior = kvv.posteriors.SpatialGaussian(3)
+    >>> mean, variance = posterior(np.zeros((2, 7, 7, 64), "float32"))
+    >>> tuple(mean.shape), posterior.event_shape
+    ((2, 147), (7, 7, 3))
+    """
+
+    def __init__(self, channels, link="log_variance", **kwargs):
+        super().__init__(channels, link, **kwargs)
+        self.channels = self.latent_dim
+        self._positions = ()
+
+    def build(self, features_shape):
+        self._positions = tuple(features_shape[1:-1])
+        self.latent_dim = math.prod(self._positions) * self.channels
+        for head in (self.mean, self.spread):
+            kvv_ops.build_once(head, features_shape)
+
+    @property
+    def event_shape(self):
+        return (*self._positions, self.channels)
+
+    def call(self, features):
+        flat = (-1, self.latent_dim)
+        return ops.reshape(self.mean(features), flat), ops.reshape(
+            self._variance(features), flat
+        )
+
+    def get_config(self):
+        config = super().get_config()
+        del config["latent_dim"]
+        return {**config, "channels": self.channels}
 
 
 @keras.saving.register_keras_serializable(package="keras_vae_variance")
