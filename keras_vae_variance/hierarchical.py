@@ -48,8 +48,9 @@ class HierarchicalVAE(LayeredInference, VAE):
             features of `p(z_l|z_{l+1})`.
         posteriors: `L` of `posteriors`, with heads on the encoders' features; for
             top-down inference on the decoders' and the encoders' features, side by side
-            along the last axis, but for the top layer. None makes a `SpatialGaussian`
-            of the channels that the decoders take, or a `DiagonalGaussian` for vectors.
+            along the last axis, but for the top layer. None makes each a
+            `SpatialGaussian(channels, link="bounded")` of the channels that its decoder
+            takes (for a vector, of features that are a map, a `DiagonalGaussian`).
         likelihood: one of `likelihoods`.
         conditionals: `L - 1` of `posteriors` again, the `p(z_l|z_{l+1})` for
             l = 1, ..., L - 1. The default has those of the posteriors' configuration.
@@ -122,7 +123,8 @@ class HierarchicalVAE(LayeredInference, VAE):
                 f"latents. Received: {len(encoders)} encoders, {len(decoders)} decoders"
             )
         if posteriors is None:
-            posteriors = [_default(*pair) for pair in enumerate(decoders)]
+            pairs = zip(encoders, decoders, strict=True)
+            posteriors = [_default(i, *pair) for i, pair in enumerate(pairs)]
         posteriors = _list("posteriors", posteriors)
         if conditionals is None:
             conditionals = [_copy(posterior) for posterior in posteriors[:-1]]
@@ -364,7 +366,7 @@ def _list(name, parts):
     return list(parts)
 
 
-def _default(i, decoder):
+def _default(i, encoder, decoder):
     """The posterior of layer `i`, counted from 0, for what its decoder takes."""
     shape = getattr(decoder, "input_shape", None)
     if not isinstance(shape, tuple) or None in shape[1:]:
@@ -372,8 +374,10 @@ def _default(i, decoder):
             "`posteriors` must be given unless each decoder is a Keras model with one "
             f"input of a known shape. Received: decoders[{i}].input_shape={shape}"
         )
-    kind = DiagonalGaussian if len(shape) == 2 else SpatialGaussian
-    return kind(shape[-1])
+    # Of a vector, of features that are a map.
+    flattens = len(shape) == 2 and len(encoder.output_shape) > 2
+    kind = DiagonalGaussian if flattens else SpatialGaussian
+    return kind(shape[-1], link="bounded")
 
 
 def _copy(posterior):
