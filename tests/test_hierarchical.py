@@ -54,12 +54,12 @@ def test_elbo(inference, exact):
     gap = chains.evidence(x) - expected
     np.testing.assert_allclose(gap, 0.0, atol=1e-9) if exact else None
     assert exact or np.all(gap > 0.02)
-    n = 4000
+    n = 1000
     terms = vae.elbo(np.repeat(x, n, axis=0), seed=0)
     draws = terms["elbo"].numpy().reshape(-1, n)
     error = draws.std(axis=1) / np.sqrt(n)
     assert np.all(np.abs(draws.mean(axis=1) - expected) < 5 * error)
-    assert np.all(error < 0.05)
+    assert np.all(error < 0.1)
     np.testing.assert_allclose(
         terms["elbo"], -(terms["reconstruction"] + terms["kl"]), rtol=1e-6
     )
@@ -69,7 +69,7 @@ def test_elbo(inference, exact):
 def test_objective_is_minus_the_elbo(inference):
     layers = chains.perturbed(inference)
     vae, x = chains.model(inference, layers), chains.examples()
-    n = 4000
+    n = 1000
     terms = vae.objective(np.repeat(x, n, axis=0), training=True)
     draws = (terms["reconstruction"] + terms["kl"]).numpy().reshape(-1, n)
     error = draws.std(axis=1) / np.sqrt(n)
@@ -80,7 +80,7 @@ def test_objective_is_minus_the_elbo(inference):
 @each_inference
 def test_gradient_of_the_posterior_vanishes_at_the_optimum(inference):
     """And does not elsewhere: within five standard errors of batches of draws."""
-    x = np.repeat(chains.examples(), 300, axis=0)
+    x = np.repeat(chains.examples(), 100, axis=0)
 
     def slopes(layers):
         vae = chains.model(inference, layers)
@@ -94,7 +94,7 @@ def test_gradient_of_the_posterior_vanishes_at_the_optimum(inference):
         return np.mean(found, axis=0) / (np.std(found, axis=0) / np.sqrt(20))
 
     assert np.abs(slopes(None)).max() < 5
-    assert np.abs(slopes(chains.perturbed(inference))).max() > 20
+    assert np.abs(slopes(chains.perturbed(inference))).max() > 10
 
 
 @each_inference
@@ -102,13 +102,12 @@ def test_importance_weights_through_all_layers_reach_the_evidence(inference):
     vae = chains.model(inference, chains.perturbed(inference))
     x = chains.examples(40)
 
-    def bounds(k):
-        seeds = range(6)
-        return [kvv.metrics.log_likelihood(vae, x, k, seed=s).mean() for s in seeds]
+    def bound(k, seed=0):
+        return kvv.metrics.log_likelihood(vae, x, k, seed=seed).mean()
 
-    few, more, many = map(bounds, (1, 5, 1000))
+    many = [bound(1000, seed) for seed in range(6)]
     expected = chains.evidence(x).mean()
-    assert np.mean(few) + 0.1 < np.mean(more) < np.mean(many)
+    assert bound(1) + 0.1 < bound(5) < np.mean(many)
     assert abs(np.mean(many) - expected) < 5 * np.std(many) / np.sqrt(6)
     assert np.std(many) < 0.05
 
@@ -177,11 +176,11 @@ def test_calibrate():
     vae = chains.model("bottom_up")
     nets = vae.encoders, vae.decoders, vae.posteriors
     other = kvv.HierarchicalVAE(*nets, likelihood, vae.conditionals, seed=0)
-    x = chains.examples(5000)
+    x = chains.examples(2000)
     other.calibrate(x)
     # Draws of x and z are draws of the joint, in which the noise of x has V.
     found = float(np.ravel(likelihood.variance_model.predict({}))[0])
-    assert found == pytest.approx(chains.V, rel=5 * np.sqrt(2 / (5000 * chains.D)))
+    assert found == pytest.approx(chains.V, rel=5 * np.sqrt(2 / (2000 * chains.D)))
 
 
 # --------------------------------------------------------------------------------------
@@ -410,9 +409,8 @@ def test_the_sides_of_fifteen_layers():
 
 @each_slowly
 def test_file(inference, x, tmp_path):
-    vae = convolutional(inference)
+    vae = convolutional(inference, num_layers=2, latent_channels=1)
     vae.compile(keras.optimizers.Adam(1e-3), **EAGER)
-    vae.fit(x, verbose=0)
     vae.save(tmp_path / "vae.keras")
     loaded = keras.saving.load_model(tmp_path / "vae.keras")
     assert loaded.inference == inference
@@ -495,8 +493,7 @@ def test_mixed_precision(inference, x):
     for name, values in expected.elbo(x, num_samples=5, seed=0).items():
         assert found[name].dtype == "float32"
         np.testing.assert_allclose(found[name], values, rtol=0.05, atol=0.5)
-    vae.compile(keras.optimizers.Adam(1e-3), **EAGER)
-    assert np.isfinite(vae.fit(x, verbose=0).history["loss"][0])
+    assert vae._forward(x, True)[1]["loss"].dtype == "float32"
 
 
 # --------------------------------------------------------------------------------------

@@ -183,7 +183,7 @@ def test_a_map_has_heads_at_each_position():
     mean, variance = posterior(x)
     np.testing.assert_array_equal(variance, np.ones((4, 24)))  # where it starts
     kernel = posterior.mean.kernel
-    posterior.spread.set_weights([0.5 * kernel, [0.1, 0.2, 0.3]])
+    posterior.spread.set_weights([0.5 * kernel, np.array([0.1, 0.2, 0.3])])
     _, variance = posterior(x)
     mean_of_position = oracles.float64(x) @ oracles.float64(kernel)
     expected = np.exp(0.5 * mean_of_position + [0.1, 0.2, 0.3])

@@ -157,6 +157,7 @@ SAVED = {
     "own decoder": lambda: model(decoder=tiny.PlainDecoder),
     "random layers": lambda: model(encoder=random_encoder),
     "mixed_float16": mixed_float16,
+    "two layers": lambda: model(cls=tiny.two_layers),
 }
 
 
@@ -328,6 +329,10 @@ REPLICATED = {
     "losses of networks": {"encoder": penalized_encoder},
     "convolutions": {"encoder": convolutions},
     "infogan": {"encoder": lambda: infogan(0), "decoder": lambda: infogan(1)},
+    "two layers": {
+        "cls": tiny.two_layers,
+        "variance": kvv.variances.MaximumLikelihood,
+    },
 }
 WEIGHTED = ("iso_i", "baggins and dip", "mmd")
 VALIDATED = ("iso_i", "diag_i and bilbo", "mmd")
