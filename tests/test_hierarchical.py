@@ -411,6 +411,7 @@ def test_the_sides_of_fifteen_layers():
 def test_file(inference, x, tmp_path):
     vae = convolutional(inference, num_layers=2, latent_channels=1)
     vae.compile(keras.optimizers.Adam(1e-3), **EAGER)
+    vae.optimizer.build(vae.trainable_variables)
     vae.save(tmp_path / "vae.keras")
     loaded = keras.saving.load_model(tmp_path / "vae.keras")
     assert loaded.inference == inference
