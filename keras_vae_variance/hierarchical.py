@@ -32,8 +32,8 @@ class HierarchicalVAE(LayeredInference, VAE):
     bottom-up inference `z_{l+1}` depends on the draw of `z_l`, and the others' term is
     `log q(z_l|z_{l-1}) - log p(z_l|z_{l+1})` at the draw, which by itself may be
     negative. The logs hold them as `kl_1`, ..., `kl_L`, and in `active_layers` the
-    number of those that are not within 0.1 nats of 0 (a mean over the batches): a layer
-    above which nothing is used has a KL of 0.
+    number of those that are not within 0.1 nats of 0 (a mean over the batches), where
+    the KL of a layer is that nothing uses.
 
     Latents are flat, `(batch, n)`, everywhere but where networks take them: those get
     them in the shape of their input, such as `(batch, 7, 7, 8)`.
