@@ -27,9 +27,9 @@ decoders alone, in about 2 minutes of one core:
 Expected order of the bounds on `-log p`, lower is better (P2, Table 2, on CelebA and
 CIFAR, which are not at hand here): unit variance far above shared and optimal, optimal
 at or below shared. "weighted" is the bound by `--weights` importance weights an image,
-"mse" the error of `reconstruct`, with all latents at their means. Per-image is no normalised density and in brackets; discrete and
-continuous bounds compare through the column "bits / dim" alone, as in
-`calibrated_decoders.py`.
+"mse" the error of `reconstruct`, with all latents at their means. Per-image is no
+normalised density and in brackets; discrete and continuous bounds compare through the
+column "bits / dim" alone, as in `calibrated_decoders.py`.
 
 Writes a JSON for each run and a sheet of samples to `examples/results/hierarchical`;
 what is there already is not run again. `--smoke` shrinks all of it to seconds.

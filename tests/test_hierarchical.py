@@ -117,6 +117,13 @@ def test_log_likelihood_under_a_sampler_of_the_top_layer():
     sampler = kvv.samplers.Prior().fit(vae, x)
     found = kvv.metrics.log_likelihood(vae, x, 3, sampler=sampler, seed=0)
     np.testing.assert_allclose(found, chains.evidence(x), rtol=1e-5, atol=1e-5)
+    n = 5000
+    drawn = vae.generate(n, sampler=sampler, seed=0)["mean"].numpy()
+    mean, covariance = chains.joint()
+    variances = np.diag(covariance)[chains.X] - chains.V
+    error = np.sqrt(variances / n)
+    assert np.all(np.abs(drawn.mean(axis=0) - mean[chains.X]) < 5 * error)
+    np.testing.assert_allclose(drawn.var(axis=0), variances, rtol=5 * np.sqrt(2 / n))
 
 
 @each_inference
