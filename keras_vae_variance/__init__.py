@@ -24,11 +24,13 @@ from . import (  # noqa: E402 - what it imports needs such a backend
     types,
     variances,
 )
+from .hierarchical import HierarchicalVAE
 from .training import fit_two_stage
 from .vae import VAE, NonFiniteLossError
 
 __all__ = [
     "VAE",
+    "HierarchicalVAE",
     "NonFiniteLossError",
     "backbones",
     "callbacks",

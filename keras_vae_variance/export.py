@@ -129,12 +129,17 @@ def _images(vae):
 
 def _deterministic(vae):
     """Functions and signatures of the endpoints without random draws, by name."""
-    latents = tf.TensorSpec((None, vae.latent_dim), tf.float32, name="z")
+    # Those that the decoder of the images takes.
+    latents = tf.TensorSpec((None, vae.latent_dims[0]), tf.float32, name="z")
 
     def encode(x):
-        latent = vae.encode(x)
-        variance = ops.broadcast_to(latent.variance, ops.shape(latent.mean))
-        return {"mean": latent.mean, "variance": variance}
+        layered = len(vae.latent_dims) > 1
+        moments = {}
+        for layer, latent in enumerate(vae.encode_layers(x), start=1):
+            end = f"_{layer}" if layered else ""
+            variance = ops.broadcast_to(latent.variance, ops.shape(latent.mean))
+            moments |= {f"mean{end}": latent.mean, f"variance{end}": variance}
+        return moments
 
     return {
         "reconstruct": (vae.reconstruct, [_images(vae)]),

@@ -11,7 +11,7 @@ from .running import RunningAverage
 __all__ = ["Inference"]
 
 # Examples that these methods push through the networks at once.
-_CHUNK = 256
+CHUNK = 256
 
 
 class Inference:
@@ -46,6 +46,10 @@ class Inference:
             )
             latent = latent._replace(sample=z)
         return latent
+
+    def encode_layers(self, x, sample=False, seed=None):
+        """A tuple with what `encode` gives of each layer of latents; here of one."""
+        return (self.encode(x, sample, seed),)
 
     def decode(self, z):
         """The likelihood's parameters at latents `z`, a dict by name.
@@ -96,7 +100,7 @@ class Inference:
         z = num_samples
         if len(np.shape(z)) == 0:
             if not keras.ops.is_tensor(num_samples):  # a tensor in a SavedModel
-                _check_count("num_samples", num_samples)
+                check_count("num_samples", num_samples)
             z = self._draw_latents(num_samples, sampler, latent_seed)
         parameters = self.decode(z)
         result = self._distribution(parameters)
@@ -104,14 +108,15 @@ class Inference:
             result["sample"] = self.likelihood.sample(parameters, seed=noise_seed)
         return result
 
-    def _draw_latents(self, num_samples, sampler, seed):
+    def _draw_latents(self, num_samples, sampler, seed, temperature=1.0):
         if sampler is not None:
             seed = ops.cast(seed % (2**31 - 1), "int32")
             return sampler.sample(num_samples, seed=seed)
         zeros = ops.zeros((1, self.latent_dim))
         mean, variance = self.prior(zeros, zeros + 1.0, training=False)
         shape = (num_samples, self.latent_dim)
-        return mean + ops.sqrt(variance) * kvv_ops.normal(shape, seed)
+        noise = temperature * kvv_ops.normal(shape, seed)
+        return mean + ops.sqrt(variance) * noise
 
     def elbo(self, x, num_samples=1, seed=None):
         """The evidence lower bound of each example, whatever was trained.
@@ -140,7 +145,7 @@ class Inference:
                 "A model with a deterministic posterior has no ELBO: its KL divergence "
                 f"is infinite. Received: posterior={self.posterior}"
             )
-        _check_count("num_samples", num_samples)
+        check_count("num_samples", num_samples)
         x = self.prepare(x)
         latent = self.encode(x)
         shape = (num_samples, *latent.mean.shape)
@@ -168,7 +173,33 @@ class Inference:
             "kl": kl,
         }
 
-    def calibrate(self, x, batch_size=_CHUNK):
+    def log_terms(self, x, noise, latent=None):
+        """The terms of importance weights, at draws `z` by the given noise.
+
+            z = mean + stddev * noise:   -log p(x|z), log q(z|x), log p(z)
+
+        Args:
+            x: data as `prepare` gives them, `(n, ...)`.
+            noise: standard normal draws, `(n, sum of latent_dims)`.
+            latent: what `encode(x)` gave, where it is at hand.
+
+        Returns:
+            The three terms, each `(n,)`, in nats, and `z`. Those of several layers of
+            latents are summed, but for `log p(z)`, that of the top one, which `z` is
+            too; the priors of the others are in the first term.
+        """
+        latent = self.encode(x) if latent is None else latent
+        z = latent.mean + ops.sqrt(latent.variance) * noise
+        parameters = self.decode(z)
+        latent = latent._replace(sample=z)
+        nll = self.likelihood(x, parameters, latent, training=False)
+        log_q = -0.5 * ops.sum(
+            ops.square(noise) + ops.log(latent.variance) + kvv_ops.LOG_2_PI, axis=-1
+        )
+        log_p = kvv_ops.gaussian_log_prob(z, latent.prior_mean, latent.prior_variance)
+        return nll, log_q, log_p, z
+
+    def calibrate(self, x, batch_size=CHUNK):
         """Replaces the running averages by exact means over a data set.
 
         One pass, with one posterior draw an example from a fixed seed, and with the
@@ -182,7 +213,7 @@ class Inference:
             The model itself.
         """
         averages = [a for a in self._flatten_layers() if isinstance(a, RunningAverage)]
-        _check_count("batch_size", batch_size)
+        check_count("batch_size", batch_size)
         before = [(v, ops.copy(v)) for v in self._changed_by_forward()]
         replaced = set()
         generator = keras.random.SeedGenerator(0)
@@ -190,9 +221,7 @@ class Inference:
         def take_in(x, weights):
             x = self.prepare(x)
             with kvv_ops.batch(x, weights):
-                latent = self._infer(x, False, True, generator)
-                parameters = self._decode(latent.sample)
-                self.likelihood(x, parameters, latent, training=True)
+                self._take_in(x, generator)
 
         try:
             for average in averages:
@@ -217,6 +246,12 @@ class Inference:
                     variable.assign(value)
         return self
 
+    def _take_in(self, x, seed):
+        """Updates running averages alone by a batch, at one draw."""
+        latent = self._infer(x, False, True, seed)
+        parameters = self._decode(latent.sample)
+        self.likelihood(x, parameters, latent, training=True)
+
     def _seed(self, seed):
         return self.seed_generator if seed is None else kvv_ops.as_seed(seed)
 
@@ -225,24 +260,29 @@ class Inference:
         if prepare:
             inputs = self.prepare(inputs)
         first = inputs[0] if isinstance(inputs, tuple) else inputs
-        if first.shape[0] is None or first.shape[0] <= _CHUNK:
+        if first.shape[0] is None or first.shape[0] <= CHUNK:
             return function(inputs)
         results = []
-        for start in range(0, first.shape[0], _CHUNK):
+        for start in range(0, first.shape[0], CHUNK):
             part = keras.tree.map_structure(
-                lambda t, start=start: t[start : start + _CHUNK], inputs
+                lambda t, start=start: t[start : start + CHUNK], inputs
             )
             results.append(function(part))
-
-        def join(*parts):
-            # What all examples share is the same in every part.
-            shared = parts[0].shape[0] == 1 and len(parts[0].shape) == 2
-            return parts[0] if shared else ops.concatenate(parts, axis=0)
-
-        return keras.tree.map_structure(join, *results)
+        return join(results)
 
 
-def _check_count(name, count):
+def join(results):
+    """One result of those for parts of the examples."""
+
+    def joined(*parts):
+        # What all examples share is the same in every part.
+        shared = parts[0].shape[0] == 1 and len(parts[0].shape) == 2
+        return parts[0] if shared else ops.concatenate(parts, axis=0)
+
+    return keras.tree.map_structure(joined, *results)
+
+
+def check_count(name, count):
     if not isinstance(count, (int, np.integer)) or count < 1:
         raise ValueError(
             f"`{name}` must be an integer of at least 1. Received: {name}={count}"

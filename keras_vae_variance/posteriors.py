@@ -14,6 +14,7 @@ __all__ = [
     "DiagonalGaussian",
     "IsotropicGaussian",
     "Posterior",
+    "SpatialGaussian",
 ]
 
 
@@ -35,18 +36,18 @@ class Posterior(keras.layers.Layer):
     def __init__(self, latent_dim, **kwargs):
         # Under mixed precision Keras would cast the features down at __call__.
         super().__init__(dtype="float32", **kwargs)
-        is_integer = isinstance(latent_dim, numbers.Integral) and latent_dim is not True
-        if not is_integer or latent_dim < 1:
-            raise ValueError(
-                "`latent_dim` must be a positive integer. "
-                f"Received: latent_dim={latent_dim!r}"
-            )
+        _check_number("latent_dim", latent_dim)
         self.latent_dim = int(latent_dim)
         self.mean = keras.layers.Dense(self.latent_dim, dtype="float32", name="mean")
 
     def build(self, features_shape):
         """Creates the dense heads for features of shape `(None, ...)`, flattened."""
         kvv_ops.build_once(self.mean, (None, math.prod(features_shape[1:])))
+
+    @property
+    def event_shape(self):
+        """Shape of `z` as networks may take it; by itself it is flat, of `(L,)`."""
+        return (self.latent_dim,)
 
     def call(self, features):
         """Mean and variance, `(batch, L)`; a shared variance is `(1, L)`."""
@@ -74,13 +75,16 @@ class DiagonalGaussian(Posterior):
         log_variance    s2 = exp(a)
         softplus        s2 = softplus(a)^2             (P4)
         relu            s2 = (relu(a) + 1e-3)^2        (P0, App. B.1)
+        bounded         s2 = exp(10 tanh(a / 10))
 
     with `a` a dense head on the features. P0 ends the standard deviation in a ReLU,
-    which can be 0 and make the KL infinite; hence the 1e-3.
+    which can be 0 and make the KL infinite; hence the 1e-3. The last link keeps the
+    standard deviation between exp(-5) and exp(5), as Vahdat and Kautz, 2020, NVAE: in a
+    stack of layers, each of which is a condition of the next, an exponential overflows.
 
     Args:
         latent_dim: number `L` of latent variables.
-        link: "log_variance", "softplus" or "relu".
+        link: "log_variance", "softplus", "relu" or "bounded".
 
     Raises:
         ValueError: on another link, or a `latent_dim` that is not positive.
@@ -99,9 +103,10 @@ class DiagonalGaussian(Posterior):
 
     def __init__(self, latent_dim, link="log_variance", **kwargs):
         super().__init__(latent_dim, **kwargs)
-        if link not in ("log_variance", "softplus", "relu"):
+        if link not in ("log_variance", "softplus", "relu", "bounded"):
             raise ValueError(
-                f"`link` must be log_variance, softplus or relu. Received: link={link}"
+                "`link` must be log_variance, softplus, relu or bounded. "
+                f"Received: link={link}"
             )
         self.link = link
         # A ReLU that starts below 0 for all examples has no gradient to come back by,
@@ -121,10 +126,69 @@ class DiagonalGaussian(Posterior):
             return ops.exp(spread)
         if self.link == "softplus":
             return ops.square(ops.softplus(spread))
+        if self.link == "bounded":
+            return ops.exp(10.0 * ops.tanh(spread / 10.0))
         return ops.square(ops.relu(spread) + 1e-3)
 
     def get_config(self):
         return {**super().get_config(), "link": self.link}
+
+
+@keras.saving.register_keras_serializable(package="keras_vae_variance")
+class SpatialGaussian(DiagonalGaussian):
+    """A diagonal Gaussian over a map: channels for each position of the features.
+
+        mean, a    1x1 convolutions of the features; s2 = link(a)
+
+    as `DiagonalGaussian` has it where the features are a vector. Latents are flat all
+    the same: `(batch, L)` with `L = rows * columns * channels`. Networks that take them
+    as maps get them in `event_shape`. The kernel of `a` starts at 0, hence the variance
+    at one value.
+
+    Args:
+        channels: latent variables at each position.
+        link: as of `DiagonalGaussian`.
+
+    Raises:
+        ValueError: on another link, or a number of channels that is not positive.
+
+    Example:
+
+    >>> import numpy as np
+    >>> import keras_vae_variance as kvv
+    >>> posterior = kvv.posteriors.SpatialGaussian(3)
+    >>> mean, variance = posterior(np.zeros((2, 7, 7, 64), "float32"))
+    >>> tuple(mean.shape), posterior.event_shape
+    ((2, 147), (7, 7, 3))
+    """
+
+    def __init__(self, channels, link="log_variance", **kwargs):
+        _check_number("channels", channels)
+        super().__init__(channels, link, **kwargs)
+        self.spread.kernel_initializer = keras.initializers.Zeros()
+        self.channels = self.latent_dim
+        self._positions = ()
+
+    def build(self, features_shape):
+        self._positions = tuple(features_shape[1:-1])
+        self.latent_dim = math.prod(self._positions) * self.channels
+        for head in (self.mean, self.spread):
+            kvv_ops.build_once(head, features_shape)
+
+    @property
+    def event_shape(self):
+        return (*self._positions, self.channels)
+
+    def call(self, features):
+        flat = (-1, self.latent_dim)
+        return ops.reshape(self.mean(features), flat), ops.reshape(
+            self._variance(features), flat
+        )
+
+    def get_config(self):
+        config = super().get_config()
+        del config["latent_dim"]
+        return {**config, "channels": self.channels}
 
 
 @keras.saving.register_keras_serializable(package="keras_vae_variance")
@@ -242,3 +306,11 @@ class Deterministic(Posterior):
 
     def sample(self, mean, variance, seed=None):
         return mean
+
+
+def _check_number(name, value):
+    is_integer = isinstance(value, numbers.Integral) and value is not True
+    if not is_integer or value < 1:
+        raise ValueError(
+            f"`{name}` must be a positive integer. Received: {name}={value!r}"
+        )

@@ -2,7 +2,9 @@
 
 from typing import Any, NamedTuple
 
-__all__ = ["Head", "Latent"]
+from . import ops as kvv_ops
+
+__all__ = ["DrawnLatent", "Head", "Latent"]
 
 
 class Latent(NamedTuple):
@@ -24,6 +26,31 @@ class Latent(NamedTuple):
     variance: Any
     prior_mean: Any
     prior_variance: Any
+
+    def kl(self):
+        """KL divergence of `q(z|x)` from `p(z)`, in nats, of shape `(batch,)`."""
+        return kvv_ops.gaussian_kl(*self[1:])
+
+
+class DrawnLatent(Latent):
+    """A `Latent` whose prior was found from its own draw.
+
+    Where `z_2 ~ q(z_2|z_1)` depends on the draw `z_1`, the prior `p(z_1|z_2)` is no
+    distribution that `q(z_1|x)` could be compared with in closed form: given `z_2`,
+    `z_1` is not distributed as `q(z_1|x)` any more.
+    """
+
+    __slots__ = ()
+
+    def kl(self):
+        """`log q(z) - log p(z)` at the draw, in nats, of shape `(batch,)`.
+
+        Its expectation takes the place of a divergence in the ELBO; by itself it may be
+        negative.
+        """
+        z, mean, variance, prior_mean, prior_variance = self
+        log_q = kvv_ops.gaussian_log_prob(z, mean, variance)
+        return log_q - kvv_ops.gaussian_log_prob(z, prior_mean, prior_variance)
 
 
 class Head(NamedTuple):

@@ -85,10 +85,14 @@ class VAE(Fitting, Inference, Saving, Steps, keras.Model):
     ):
         # x must reach the likelihood as it is: no casting at __call__.
         super().__init__(name=name, autocast=False)
-        _check_parts(posterior, likelihood, prior, regularizers, seed)
+        check_parts(posterior, likelihood, prior, regularizers, seed)
         self.encoder = encoder
         self.decoder = decoder
         self.posterior = posterior
+        self._complete(likelihood, prior, regularizers, seed)
+
+    def _complete(self, likelihood, prior, regularizers, seed):
+        """The rest of the constructor, once the networks are there."""
         self.likelihood = likelihood
         self.prior = StandardNormal() if prior is None else prior
         self.regularizers = [KL()] if regularizers is None else list(regularizers)
@@ -96,7 +100,8 @@ class VAE(Fitting, Inference, Saving, Steps, keras.Model):
         self.seed_generator = keras.random.SeedGenerator(self.seed)
         self._build_parts()
         self._averages = [
-            GlobalMean(name) for name in ("loss", *self._term_names, "variance", "mse")
+            GlobalMean(name)
+            for name in ("loss", *self._term_names, *self._diagnostic_names())
         ]
         self._make_flag()
         self.built = True
@@ -113,22 +118,15 @@ class VAE(Fitting, Inference, Saving, Steps, keras.Model):
                 f"as a functional model. Received: encoder.input_shape={shape}"
             )
         self.event_shape = shape[1:]
-        features = self._run(
-            self.encoder, keras.KerasTensor((None, *self.event_shape)), False
-        )
-        if not isinstance(features, keras.KerasTensor):
-            raise ValueError(
-                "`encoder` must give one tensor of features; mean and variance are "
-                f"heads of the posterior. Received: {type(features).__name__}"
-            )
-        kvv_ops.build_once(self.posterior, features.shape)
+        self._build_latents()
         kvv_ops.build_once(self.prior, (None, self.latent_dim))
         kvv_ops.build_once(self.likelihood, (None, *self.event_shape))
         self._check_decoder()
-        self.likelihood.check(self.posterior, self.prior)
         for regularizer in self.regularizers:
             kvv_ops.build_once(regularizer, (None, *self.event_shape))
-            regularizer.check(self.posterior, self.prior)
+        for part in (self.likelihood, *self.regularizers):
+            for posterior in self._posteriors():
+                part.check(posterior, self.prior)
         terms = [regularizer.term for regularizer in self.regularizers]
         if len(set(terms)) < len(terms):
             raise ValueError(
@@ -138,6 +136,24 @@ class VAE(Fitting, Inference, Saving, Steps, keras.Model):
         self._term_names = ("reconstruction", *terms)
         self._convolves = any(hasattr(p, "kernel_size") for p in self._flatten_layers())
 
+    def _build_latents(self):
+        """Builds what is between x and z."""
+        features = self._symbolic(self.encoder, "encoder", self.event_shape)
+        kvv_ops.build_once(self.posterior, features.shape)
+
+    def _posteriors(self):
+        return (self.posterior,)
+
+    def _symbolic(self, network, name, shape):
+        """What a network gives of inputs of a shape: one symbolic tensor."""
+        features = self._run(network, keras.KerasTensor((None, *shape)), False)
+        if not isinstance(features, keras.KerasTensor):
+            raise ValueError(
+                f"`{name}` must give one tensor of features; mean and variance are "
+                f"heads of the posterior. Received: {type(features).__name__}"
+            )
+        return features
+
     def _check_decoder(self):
         shape = getattr(self.decoder, "input_shape", None)
         if isinstance(shape, tuple) and shape[1:] != (self.latent_dim,):
@@ -145,7 +161,10 @@ class VAE(Fitting, Inference, Saving, Steps, keras.Model):
                 f"`decoder` must take latents of shape (None, {self.latent_dim}), the "
                 f"posterior's. Received: decoder.input_shape={shape}"
             )
-        latents = keras.KerasTensor((None, self.latent_dim))
+        self._check_parameters((self.latent_dim,))
+
+    def _check_parameters(self, latent_shape):
+        latents = keras.KerasTensor((None, *latent_shape))
         outputs = self._run(self.decoder, latents, False)
         parameters = self._named(outputs)
         for name, head in self.likelihood.heads(self.event_shape).items():
@@ -177,6 +196,11 @@ class VAE(Fitting, Inference, Saving, Steps, keras.Model):
     def latent_dim(self):
         """Number of latent variables."""
         return self.posterior.latent_dim
+
+    @property
+    def latent_dims(self):
+        """Numbers of latent variables of all layers, from `x` upwards."""
+        return (self.latent_dim,)
 
     # ----------------------------------------------------------------------------------
     # The objective
@@ -213,14 +237,14 @@ class VAE(Fitting, Inference, Saving, Steps, keras.Model):
                     x, latent, decode=decode, training=training
                 )
             means = {name: _mean(batch, term) for name, term in terms.items()}
-            parts = (self.posterior, self.prior, self.likelihood)
+            parts = (*self._posteriors(), self.prior, self.likelihood)
             for part in (*parts, *self.regularizers):
                 kvv_ops.note_added_losses(part)
             loss = means["reconstruction"] + batch.added_loss() + self._weight_loss()
             for regularizer in self.regularizers:
                 loss = loss + regularizer.weight * means[regularizer.term]
             means["loss"] = loss
-            means |= self._diagnostics(x, parameters, batch)
+            means |= self._diagnostics(x, latent, parameters, batch)
         return terms, means, batch
 
     def _pass(self, x, training, seed):
@@ -235,7 +259,10 @@ class VAE(Fitting, Inference, Saving, Steps, keras.Model):
         weights = [w for w in self.trainable_weights if w.regularizer is not None]
         return sum(ops.cast(w.regularizer(w), "float32") for w in weights)
 
-    def _diagnostics(self, x, parameters, batch):
+    def _diagnostic_names(self):
+        return ("variance", "mse")
+
+    def _diagnostics(self, x, latent, parameters, batch):
         """Quantities for the logs, which never enter the objective."""
         parameters = {k: ops.stop_gradient(v) for k, v in parameters.items()}
         mean, variance = self.likelihood.diagnostics(parameters)
@@ -289,7 +316,7 @@ class VAE(Fitting, Inference, Saving, Steps, keras.Model):
         return getattr(getattr(self.likelihood, "variance_model", None), "stage", None)
 
 
-def _check_parts(posterior, likelihood, prior, regularizers, seed):
+def check_parts(posterior, likelihood, prior, regularizers, seed):
     parts = [
         ("posterior", posterior, Posterior, "posteriors"),
         ("likelihood", likelihood, Likelihood, "likelihoods"),

@@ -62,6 +62,7 @@ ARGUMENTS = {
     posteriors.IsotropicGaussian: [{"latent_dim": L, "rate": 2.0}],
     posteriors.ConstantGaussian: [{"latent_dim": L, "variance": 0.1}],
     posteriors.Deterministic: [{"latent_dim": L}],
+    posteriors.SpatialGaussian: [{"channels": L, "link": "bounded"}],
     priors.StandardNormal: [{}],
     priors.Floating: [{"decay": 0.9}],
     regularizers.KL: [{"weight": 2.0}],

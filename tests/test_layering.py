@@ -19,10 +19,12 @@ ALLOWED = {
     **dict.fromkeys(MIXINS, CORE),
     "steps": CORE | {"distribute"},
     "saving": CORE | {"export"},
+    "layered": CORE | {"inference"},
     # It gets the model as an argument; `Saving.export` calls it.
     "export": PARTS,
     "vae": MODELS - {"vae"},
-    **dict.fromkeys(["training", "hierarchical", "sequence"], MODELS),
+    **dict.fromkeys(["training", "sequence"], MODELS),
+    "hierarchical": MODELS | {"layered"},
     "callbacks": MODELS | {"plots"},
     "recipes": MODELS | {"training", "hierarchical", "sequence", "backbones"},
     # These get a model as an argument.

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import oracles
 import pytest
 import scipy.stats
 import tensorflow as tf
@@ -15,6 +16,7 @@ from keras_vae_variance.posteriors import (
     Deterministic,
     DiagonalGaussian,
     IsotropicGaussian,
+    SpatialGaussian,
 )
 
 each_posterior = pytest.mark.parametrize("cls, arguments", cases(posteriors))
@@ -23,6 +25,7 @@ LINKS = {
     "log_variance": np.exp,
     "softplus": lambda a: np.logaddexp(0, a) ** 2,
     "relu": lambda a: (np.maximum(a, 0) + 1e-3) ** 2,
+    "bounded": lambda a: np.exp(10 * np.tanh(a / 10)),
 }
 
 
@@ -139,6 +142,8 @@ def test_gradient_of_a_draw(cls, arguments):
 @each_posterior
 def test_features_of_any_rank(cls, arguments):
     """Maps are flattened."""
+    if cls is SpatialGaussian:
+        return  # below
     posterior, flat = (
         built(make(cls, arguments), (2, 3, 1)),
         built(make(cls, arguments), (6,)),
@@ -171,11 +176,29 @@ def test_as_the_encoding_of_a_vae(cls, arguments):
         np.testing.assert_allclose(actual, expected, rtol=1e-6)
 
 
+def test_a_map_has_heads_at_each_position():
+    posterior = built(SpatialGaussian(3), (2, 4, 5))
+    assert posterior.event_shape == (2, 4, 3) and posterior.latent_dim == 24
+    x = features(4, (2, 4, 5))
+    mean, variance = posterior(x)
+    np.testing.assert_array_equal(variance, np.ones((4, 24)))  # where it starts
+    kernel = posterior.mean.kernel
+    posterior.spread.set_weights([0.5 * kernel, np.array([0.1, 0.2, 0.3])])
+    _, variance = posterior(x)
+    mean_of_position = oracles.float64(x) @ oracles.float64(kernel)
+    expected = np.exp(0.5 * mean_of_position + [0.1, 0.2, 0.3])
+    np.testing.assert_allclose(mean, mean_of_position.reshape(4, 24), atol=1e-5)
+    np.testing.assert_allclose(variance, expected.reshape(4, 24), rtol=1e-5)
+    copy = SpatialGaussian.from_config(posterior.get_config())
+    assert built(copy, (1, 1, 2)).event_shape == (1, 1, 3)
+
+
 @each_posterior
-@pytest.mark.parametrize("latent_dim", [0, -1, 2.0, "2", None, True])
-def test_wrong_latent_dim(cls, arguments, latent_dim):
-    with pytest.raises(ValueError, match="`latent_dim` must be.*Received: latent_dim="):
-        cls(**{**arguments, "latent_dim": latent_dim})
+@pytest.mark.parametrize("number", [0, -1, 2.0, "2", None, True])
+def test_wrong_number(cls, arguments, number):
+    name = "channels" if cls is SpatialGaussian else "latent_dim"
+    with pytest.raises(ValueError, match=f"`{name}` must be.*Received: {name}="):
+        cls(**{**arguments, name: number})
 
 
 @pytest.mark.parametrize("link", ["exp", "", None])

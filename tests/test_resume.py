@@ -28,12 +28,22 @@ class Kill(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
-def fit(folder=None, kill=None, epochs=3, save_freq=2, seed=5, callbacks=(), **options):
+def fit(
+    folder=None,
+    kill=None,
+    epochs=3,
+    save_freq=2,
+    seed=5,
+    callbacks=(),
+    cls=kvv.VAE,
+    **options,
+):
     """The model and what `fit` returned; the model alone where it was killed."""
     vae = tiny.compiled(
         keras.optimizers.Adam(1e-2),
         variance=kvv.variances.Learned,
         seed=seed,
+        cls=cls,
         compile={"run_eagerly": True},
     )
     if folder is not None:
@@ -61,6 +71,13 @@ def test_goes_on_where_it_was_killed(tmp_path, kill):
     fit(tmp_path, kill)
     assert_equal_runs(fit(tmp_path), straight)
     assert os.listdir(tmp_path) == ["state.weights.h5"]
+
+
+@pytest.mark.slow
+def test_several_layers_of_latents(tmp_path):
+    straight = fit(cls=tiny.two_layers)
+    fit(tmp_path, kill=4, cls=tiny.two_layers)
+    assert_equal_runs(fit(tmp_path, cls=tiny.two_layers), straight)
 
 
 def test_a_run_that_is_over_trains_no_more_and_can_go_on(tmp_path):

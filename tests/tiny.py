@@ -97,6 +97,17 @@ def make(
     )
 
 
+def two_layers(encoder, decoder, posterior, likelihood, **arguments):
+    """A model with a second layer of latents above those of these networks."""
+    up, down = (
+        keras.Sequential([keras.Input((L,)), keras.layers.Dense(8)]) for _ in range(2)
+    )
+    posteriors = [posterior, type(posterior)(L)]
+    return kvv.HierarchicalVAE(
+        [encoder, up], [decoder, down], posteriors, likelihood, **arguments
+    )
+
+
 def compiled(optimizer=None, *, compile=None, **arguments):
     """A VAE compiled with plain gradient descent, or with what is given."""
     vae = make(**arguments)

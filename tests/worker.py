@@ -157,6 +157,7 @@ SAVED = {
     "own decoder": lambda: model(decoder=tiny.PlainDecoder),
     "random layers": lambda: model(encoder=random_encoder),
     "mixed_float16": mixed_float16,
+    "two layers": lambda: model(cls=tiny.two_layers),
 }
 
 
@@ -330,6 +331,10 @@ REPLICATED = {
     "infogan": {"encoder": lambda: infogan(0), "decoder": lambda: infogan(1)},
     "stream": {"variance": kvv.variances.MaximumLikelihood},
     "two stages": {"variance": kvv.variances.Predicted},
+    "two layers": {
+        "cls": tiny.two_layers,
+        "variance": kvv.variances.MaximumLikelihood,
+    },
 }
 WEIGHTED = ("iso_i", "baggins and dip", "mmd")
 VALIDATED = ("iso_i", "diag_i and bilbo", "mmd")

@@ -10,6 +10,7 @@ P0 to P4, here and in the docstrings, are the papers listed in the README.
 
 from keras_vae_variance.backbones.barron import barron
 from keras_vae_variance.backbones.depth_to_space import depth_to_space
+from keras_vae_variance.backbones.hierarchical import hierarchical
 from keras_vae_variance.backbones.infogan import infogan, infogan_faces
 from keras_vae_variance.backbones.mlp import mlp, second_stage
 from keras_vae_variance.backbones.resnet import residual_mlp, resnet
@@ -19,6 +20,7 @@ from keras_vae_variance.backbones.transposed import transposed
 __all__ = [
     "barron",
     "depth_to_space",
+    "hierarchical",
     "infogan",
     "infogan_faces",
     "mlp",

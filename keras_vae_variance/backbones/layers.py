@@ -12,6 +12,7 @@ __all__ = [
     "convolution",
     "crop",
     "dense",
+    "residual_blocks",
     "start",
     "transposed",
 ]
@@ -185,6 +186,24 @@ def transposed(
         strides=strides,
         padding="same",
     )
+
+
+def residual_blocks(x, channels, blocks):
+    """Add blocks h = relu(h + C(3, channels)(relu(C(3, channels)(h)))).
+
+    Args:
+        x: symbolic tensor `(batch, rows, columns, channels)`.
+        channels: channels of `x`.
+        blocks: number of blocks.
+
+    Returns:
+        Symbolic tensor of the shape of `x`.
+    """
+    for block in range(1, blocks + 1):
+        y = convolution(x, channels, 3, 1, f"block_{block}_1")
+        y = convolution(y, channels, 3, 1, f"block_{block}_2", activation=None)
+        x = keras.layers.ReLU()(keras.layers.Add()([x, y]))
+    return x
 
 
 def start(z, input_shape, doublings, channels, activation=None, batch_norm=False):

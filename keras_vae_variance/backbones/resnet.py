@@ -132,12 +132,12 @@ def resnet(
     x = inputs = keras.Input(shape, name="x")
     for level, width in enumerate(widths, start=1):
         x = layers.convolution(x, width, 4, 2, f"conv_{level}")
-    x = _convolution_blocks(x, widths[-1], blocks)
+    x = layers.residual_blocks(x, widths[-1], blocks)
     encoder = keras.Model(inputs, keras.layers.Flatten()(x), name="encoder")
 
     z = keras.Input((latent_dim,), name="z")
     start = layers.start(z, shape, convolutions, widths[-1], activation="relu")
-    last = _convolution_blocks(start, widths[-1], blocks)
+    last = layers.residual_blocks(start, widths[-1], blocks)
     for level in range(convolutions - 1, 0, -1):
         last = layers.transposed(last, widths[level - 1], 4, 2, f"conv_{level}")
 
@@ -146,14 +146,6 @@ def resnet(
 
     outputs = heads.outputs(likelihood, shape, mean_activation, start, image_head)
     return encoder, keras.Model(z, outputs, name="decoder")
-
-
-def _convolution_blocks(x, channels, blocks):
-    for block in range(1, blocks + 1):
-        y = layers.convolution(x, channels, 3, 1, f"block_{block}_1")
-        y = layers.convolution(y, channels, 3, 1, f"block_{block}_2", activation=None)
-        x = keras.layers.ReLU()(keras.layers.Add()([x, y]))
-    return x
 
 
 def _dense_blocks(x, units, blocks):

@@ -152,7 +152,7 @@ class ImageLogger(keras.callbacks.Callback):
                 len(x), sampler=self.sampler, seed=self.seed
             )
         figures = {"overview": plots.overview(x, vae.reconstruct(x), generated, title)}
-        if vae.latent_dim == 2:
+        if vae.latent_dims == (2,):
             mean = vae.encode(self.x).mean
             figures["latents"] = plots.latent_scatter(mean, self.labels, title=title)
         return figures

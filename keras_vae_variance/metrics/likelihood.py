@@ -6,9 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from .. import ops as kvv_ops
 from ..data import batches
-from ..types import Latent
 from .base import check_count, float64, key, noise, streams
 
 __all__ = ["log_likelihood"]
@@ -19,10 +17,12 @@ def log_likelihood(vae, x, num_samples=20, sampler=None, seed=None, chunk_size=5
 
         log 1/K sum_k exp( log p(x|z_k) + log p(z_k) - log q(z_k|x) ),   z_k ~ q(z|x)
 
-    P0, Table 3 (K = 20); P1, Table 7 (K = 500). Its expectation is a lower bound of
+    P0, Table 3 (K = 20); P1, Table 7 (K = 500). Of several layers of latents, `z` is
+    all of them. Its expectation is a lower bound of
     `log p(x)` that is the ELBO for K = 1, grows with K and tends to `log p(x)`; where
     `q(z|x)` is the exact posterior each weight is `p(x)` itself. It is the likelihood
-    under the `p(z)` that images are generated from: the prior, or a fitted sampler.
+    under the `p(z)` that images are generated from: the prior, or a fitted sampler
+    (of the top layer, where there are several).
 
     The noise of a sample is a function of the seed, the place of the example in the
     data and the number of the sample. The result therefore depends on `chunk_size`, and
@@ -82,15 +82,16 @@ def log_likelihood(vae, x, num_samples=20, sampler=None, seed=None, chunk_size=5
     weigh = None
     results, count = [], 0
     for batch in _chunks(x, chunk_size):
+        # With several layers all but the noise depends on the draw of the one before.
+        latent = vae.encode(batch) if len(vae.latent_dims) == 1 else ()
         if weigh is None:
-            weigh = _compiled(vae, batch)
-        latent = vae.encode(batch)
+            weigh = _compiled(vae, batch, latent)
         sources = streams(noise_key, count, len(batch))
         count += len(batch)
         total = np.full(len(batch), -np.inf)
         step = max(1, chunk_size // len(batch))
         for start in range(0, num_samples, step):
-            shape = (min(step, num_samples - start), vae.latent_dim)
+            shape = (min(step, num_samples - start), sum(vae.latent_dims))
             draws = noise(sources, shape).swapaxes(0, 1)
             nll, log_q, log_p, z = weigh(batch, latent, draws)
             if sampler is not None:
@@ -110,8 +111,9 @@ def _chunks(x, size):
             yield images[start : start + size]
 
 
-def _compiled(vae, batch):
+def _compiled(vae, batch, latent):
     """The terms of the weights, compiled for any number of images like `batch`."""
+    size_of_noise = sum(vae.latent_dims)
 
     def weigh(x, latent, noise):
         # noise is (samples, batch, L); the rows below are (samples * batch, ...).
@@ -122,17 +124,8 @@ def _compiled(vae, batch):
             return ops.reshape(repeated, (-1, *t.shape[1:]))
 
         x = rows(vae.prepare(x))
-        latent = Latent(*(rows(t) for t in latent))
-        noise = ops.reshape(noise, (-1, vae.latent_dim))
-        z = latent.mean + ops.sqrt(latent.variance) * noise
-        # -log p(x|z), log q(z|x), log p(z)
-        parameters = vae.decode(z)
-        nll = vae.likelihood(x, parameters, latent._replace(sample=z), training=False)
-        log_q = -0.5 * ops.sum(
-            ops.square(noise) + ops.log(latent.variance) + kvv_ops.LOG_2_PI, axis=-1
-        )
-        log_p = kvv_ops.gaussian_log_prob(z, latent.prior_mean, latent.prior_variance)
-        return nll, log_q, log_p, z
+        noise = ops.reshape(noise, (-1, size_of_noise))
+        return vae.log_terms(x, noise, keras.tree.map_structure(rows, latent))
 
     if keras.backend.backend() != "tensorflow":
         return weigh
@@ -141,7 +134,7 @@ def _compiled(vae, batch):
     codes = tf.TensorSpec((None, vae.latent_dim), tf.float32)
     signature = [
         tf.TensorSpec((None, *batch.shape[1:]), batch.dtype),
-        Latent(*[codes] * 5),
-        tf.TensorSpec((None, None, vae.latent_dim), tf.float32),
+        keras.tree.map_structure(lambda _: codes, latent),
+        tf.TensorSpec((None, None, size_of_noise), tf.float32),
     ]
     return tf.function(weigh, input_signature=signature, autograph=False)

@@ -18,11 +18,13 @@ class Regularizer(keras.layers.Layer):
     Attributes:
         term: name of the term in the objective and in the logs.
         batch_statistic: whether it takes a statistic of the batch.
+        layered: whether it takes several layers of latents.
         weight: a variable, so that a schedule works in compiled graphs.
     """
 
     term = None
     batch_statistic = False
+    layered = False
 
     def __init__(self, weight=1.0, **kwargs):
         super().__init__(dtype="float32", **kwargs)

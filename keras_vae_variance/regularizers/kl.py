@@ -2,7 +2,6 @@
 
 import keras
 
-from .. import ops as kvv_ops
 from ..types import Latent
 from .base import Regularizer
 
@@ -16,8 +15,9 @@ class KL(Regularizer):
         kl = 1/2 sum_j [ s2_j/S2_j + mu_j^2/S2_j - 1 - log(s2_j/S2_j) ]
 
     P1, under Eq. 3; P4, Eq. 2. Over several layers of latents, each with its prior
-    given the layer before, it is the sum of theirs. A weight beta beside unit variance
-    is the beta-VAE; it has the optimum of weight 1 beside variance beta (P2, 3.1).
+    given the layer above, it is the sum of theirs (`types.Latent.kl`). A weight beta
+    beside unit variance is the beta-VAE; it has the optimum of weight 1 beside variance
+    beta (P2, 3.1).
 
     Args:
         weight: its weight in the objective; 1 makes the loss the negative ELBO.
@@ -36,6 +36,7 @@ class KL(Regularizer):
     """
 
     term = "kl"
+    layered = True
 
     def check(self, posterior, prior):
         if posterior.deterministic:
@@ -47,4 +48,4 @@ class KL(Regularizer):
 
     def call(self, x, latent, decode=None, training=False):
         layers = (latent,) if isinstance(latent, Latent) else latent
-        return sum(kvv_ops.gaussian_kl(*layer[1:]) for layer in layers)
+        return sum(layer.kl() for layer in layers)
