@@ -24,12 +24,14 @@ from . import (  # noqa: E402 - what it imports needs such a backend
     types,
     variances,
 )
+from .sequence import SequenceVAE
 from .training import fit_two_stage
 from .vae import VAE, NonFiniteLossError
 
 __all__ = [
     "VAE",
     "NonFiniteLossError",
+    "SequenceVAE",
     "backbones",
     "callbacks",
     "datasets",

@@ -11,7 +11,7 @@ from .running import RunningAverage
 __all__ = ["Inference"]
 
 # Examples that these methods push through the networks at once.
-_CHUNK = 256
+CHUNK = 256
 
 
 class Inference:
@@ -96,7 +96,7 @@ class Inference:
         z = num_samples
         if len(np.shape(z)) == 0:
             if not keras.ops.is_tensor(num_samples):  # a tensor in a SavedModel
-                _check_count("num_samples", num_samples)
+                check_count("num_samples", num_samples)
             z = self._draw_latents(num_samples, sampler, latent_seed)
         parameters = self.decode(z)
         result = self._distribution(parameters)
@@ -140,7 +140,7 @@ class Inference:
                 "A model with a deterministic posterior has no ELBO: its KL divergence "
                 f"is infinite. Received: posterior={self.posterior}"
             )
-        _check_count("num_samples", num_samples)
+        check_count("num_samples", num_samples)
         x = self.prepare(x)
         latent = self.encode(x)
         shape = (num_samples, *latent.mean.shape)
@@ -168,7 +168,7 @@ class Inference:
             "kl": kl,
         }
 
-    def calibrate(self, x, batch_size=_CHUNK):
+    def calibrate(self, x, batch_size=CHUNK):
         """Replaces the running averages by exact means over a data set.
 
         One pass, with one posterior draw an example from a fixed seed, and with the
@@ -182,7 +182,7 @@ class Inference:
             The model itself.
         """
         averages = [a for a in self._flatten_layers() if isinstance(a, RunningAverage)]
-        _check_count("batch_size", batch_size)
+        check_count("batch_size", batch_size)
         before = [(v, ops.copy(v)) for v in self._changed_by_forward()]
         replaced = set()
         generator = keras.random.SeedGenerator(0)
@@ -190,9 +190,7 @@ class Inference:
         def take_in(x, weights):
             x = self.prepare(x)
             with kvv_ops.batch(x, weights):
-                latent = self._infer(x, False, True, generator)
-                parameters = self._decode(latent.sample)
-                self.likelihood(x, parameters, latent, training=True)
+                self._take_in(x, generator)
 
         try:
             for average in averages:
@@ -217,6 +215,12 @@ class Inference:
                     variable.assign(value)
         return self
 
+    def _take_in(self, x, seed):
+        """Updates running averages alone by a batch, at one draw."""
+        latent = self._infer(x, False, True, seed)
+        parameters = self._decode(latent.sample)
+        self.likelihood(x, parameters, latent, training=True)
+
     def _seed(self, seed):
         return self.seed_generator if seed is None else kvv_ops.as_seed(seed)
 
@@ -225,12 +229,12 @@ class Inference:
         if prepare:
             inputs = self.prepare(inputs)
         first = inputs[0] if isinstance(inputs, tuple) else inputs
-        if first.shape[0] is None or first.shape[0] <= _CHUNK:
+        if first.shape[0] is None or first.shape[0] <= CHUNK:
             return function(inputs)
         results = []
-        for start in range(0, first.shape[0], _CHUNK):
+        for start in range(0, first.shape[0], CHUNK):
             part = keras.tree.map_structure(
-                lambda t, start=start: t[start : start + _CHUNK], inputs
+                lambda t, start=start: t[start : start + CHUNK], inputs
             )
             results.append(function(part))
 
@@ -242,7 +246,7 @@ class Inference:
         return keras.tree.map_structure(join, *results)
 
 
-def _check_count(name, count):
+def check_count(name, count):
     if not isinstance(count, (int, np.integer)) or count < 1:
         raise ValueError(
             f"`{name}` must be an integer of at least 1. Received: {name}={count}"

@@ -6,11 +6,12 @@ import keras
 
 __all__ = ["Saving"]
 
-_PARTS = ("encoder", "decoder", "posterior", "likelihood", "prior", "regularizers")
-
 
 class Saving:
     """A mixin of `VAE`: what Keras needs to save it, and its export."""
+
+    # Arguments of the constructor that are objects.
+    _PARTS = ("encoder", "decoder", "posterior", "likelihood", "prior", "regularizers")
 
     def save_own_variables(self, store):
         """Saves the random state: with it, training continues as it would have."""
@@ -36,7 +37,7 @@ class Saving:
         """The parts, serialised."""
         serialize = keras.saving.serialize_keras_object
         return {
-            **{part: serialize(getattr(self, part)) for part in _PARTS},
+            **{part: serialize(getattr(self, part)) for part in self._PARTS},
             "seed": self.seed,
             "name": self.name,
             # By it, compile wraps the optimizer of a mixed_float16 model.
@@ -58,12 +59,12 @@ class Saving:
     def from_config(cls, config):
         """Rebuilds the model from `get_config`."""
         config = copy.deepcopy(config)  # functional models empty theirs
-        if missing := [part for part in _PARTS if part not in config]:
+        if missing := [part for part in cls._PARTS if part not in config]:
             raise ValueError(
-                f"`config` must have {', '.join(_PARTS)}, as `get_config` gives them. "
-                f"Received: config without {', '.join(missing)}"
+                f"`config` must have {', '.join(cls._PARTS)}, as `get_config` gives "
+                f"them. Received: config without {', '.join(missing)}"
             )
-        for part in _PARTS:
+        for part in cls._PARTS:
             config[part] = keras.saving.deserialize_keras_object(config[part])
         dtype_policy = keras.dtype_policies.get(config.pop("dtype", None))
         model = cls(**config)

@@ -85,7 +85,7 @@ class VAE(Fitting, Inference, Saving, Steps, keras.Model):
     ):
         # x must reach the likelihood as it is: no casting at __call__.
         super().__init__(name=name, autocast=False)
-        _check_parts(posterior, likelihood, prior, regularizers, seed)
+        check_parts(posterior, likelihood, prior, regularizers, seed)
         self.encoder = encoder
         self.decoder = decoder
         self.posterior = posterior
@@ -156,9 +156,12 @@ class VAE(Fitting, Inference, Saving, Steps, keras.Model):
                     f"Received: {name}.shape={parameters[name].shape}"
                 )
 
+    def _heads(self):
+        return self.likelihood.heads(self.event_shape)
+
     def _named(self, outputs):
         """The decoder's outputs as a dict by head."""
-        heads = self.likelihood.heads(self.event_shape)
+        heads = self._heads()
         if not isinstance(outputs, dict):
             if len(heads) > 1 or isinstance(outputs, (list, tuple)):
                 raise ValueError(
@@ -220,7 +223,7 @@ class VAE(Fitting, Inference, Saving, Steps, keras.Model):
             for regularizer in self.regularizers:
                 loss = loss + regularizer.weight * means[regularizer.term]
             means["loss"] = loss
-            means |= self._diagnostics(x, parameters, batch)
+            means |= self._diagnostics(x, latent, parameters, batch)
         return terms, means, batch
 
     def _pass(self, x, training, seed):
@@ -235,7 +238,7 @@ class VAE(Fitting, Inference, Saving, Steps, keras.Model):
         weights = [w for w in self.trainable_weights if w.regularizer is not None]
         return sum(ops.cast(w.regularizer(w), "float32") for w in weights)
 
-    def _diagnostics(self, x, parameters, batch):
+    def _diagnostics(self, x, latent, parameters, batch):
         """Quantities for the logs, which never enter the objective."""
         parameters = {k: ops.stop_gradient(v) for k, v in parameters.items()}
         mean, variance = self.likelihood.diagnostics(parameters)
@@ -257,9 +260,12 @@ class VAE(Fitting, Inference, Saving, Steps, keras.Model):
                 outside [0, 1] where the likelihood needs them inside.
             TypeError: on integers other than uint8.
         """
+        return self._prepared(x, self.event_shape)
+
+    def _prepared(self, x, shape):
         if not data.is_array(x):
             x = np.asarray(x)
-        data.check_images(x, self.event_shape, self.likelihood.unit_interval)
+        data.check_images(x, shape, self.likelihood.unit_interval)
         x = ops.convert_to_tensor(x)
         if keras.backend.standardize_dtype(x.dtype) == "uint8":
             return ops.cast(x, "float32") / 255.0
@@ -289,7 +295,7 @@ class VAE(Fitting, Inference, Saving, Steps, keras.Model):
         return getattr(getattr(self.likelihood, "variance_model", None), "stage", None)
 
 
-def _check_parts(posterior, likelihood, prior, regularizers, seed):
+def check_parts(posterior, likelihood, prior, regularizers, seed):
     parts = [
         ("posterior", posterior, Posterior, "posteriors"),
         ("likelihood", likelihood, Likelihood, "likelihoods"),
