@@ -49,12 +49,12 @@ class Futures:
         h, _ = self._encode_frames(x, network_training)
         with self._frames_as_batch(x):
             latent = self._infer_steps(h, network_training, statistics, seed)
-        return Latent(
-            *(
-                t if t.shape[0] == 1 else self._unfolded(t, self._steps)
-                for t in latent
-            )
-        )
+
+        def unfolded(t):
+            shared = t.shape[0] == 1 != latent.mean.shape[0]
+            return t if shared else self._unfolded(t, self._steps)
+
+        return Latent(*map(unfolded, latent))
 
     def encode(self, x, sample=False, seed=None):
         """The posteriors of the predicted frames, and their priors beside them.
