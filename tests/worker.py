@@ -157,6 +157,7 @@ SAVED = {
     "own decoder": lambda: model(decoder=tiny.PlainDecoder),
     "random layers": lambda: model(encoder=random_encoder),
     "mixed_float16": mixed_float16,
+    "sequence": lambda: maximum_likelihood(cls=tiny.sequence),
 }
 
 
@@ -328,8 +329,12 @@ REPLICATED = {
     "losses of networks": {"encoder": penalized_encoder},
     "convolutions": {"encoder": convolutions},
     "infogan": {"encoder": lambda: infogan(0), "decoder": lambda: infogan(1)},
+    "sequence": {
+        "variance": kvv.variances.MaximumLikelihood,
+        "cls": tiny.sequence,
+    },
 }
-WEIGHTED = ("iso_i", "baggins and dip", "mmd")
+WEIGHTED = ("iso_i", "baggins and dip", "mmd", "sequence")
 VALIDATED = ("iso_i", "diag_i and bilbo", "mmd")
 EXECUTED = {"iso_d": 3, "learned": 2}  # steps of an execution, where more than one
 
