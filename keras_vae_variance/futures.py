@@ -159,9 +159,7 @@ class Futures:
         empty = ops.zeros((num_samples, 0, *self.frame_shape))
         return self._roll(empty, self.n_future, noise, self._seed(seed))
 
-    def predict_frames(
-        self, x, n_future=None, num_samples=1, noise=False, seed=None
-    ):
+    def predict_frames(self, x, n_future=None, num_samples=1, noise=False, seed=None):
         """Draws futures of the conditioning frames.
 
         Latents of the conditioning frames are drawn from the posterior, those of the

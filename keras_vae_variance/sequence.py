@@ -209,8 +209,8 @@ class SequenceVAE(Futures, VAE):
         shape = getattr(outputs, "shape", None)
         if shape is None or len(shape) < 3 or shape[1] not in (None, self._steps):
             raise ValueError(
-                f"`{name}` must give one tensor (batch, time, ...) with a step for each "
-                f"step of its input. Received: output of shape {shape}"
+                f"`{name}` must give one tensor (batch, time, ...), with a step "
+                f"for each of its input. Received: output of shape {shape}"
             )
         return outputs
 

@@ -230,8 +230,9 @@ def test_one_frame_without_a_past_equals_vae(variance):
         )
     else:
         plain = pair()
-    parts = keras.models.clone_model(plain.encoder), keras.models.clone_model(
-        plain.decoder
+    parts = (
+        keras.models.clone_model(plain.encoder),
+        keras.models.clone_model(plain.decoder),
     )
     for copy, network in zip(parts, (plain.encoder, plain.decoder), strict=True):
         copy.set_weights(network.get_weights())
@@ -264,8 +265,16 @@ def test_one_frame_without_a_past_equals_vae(variance):
     for name, values in histories[0].items():
         np.testing.assert_allclose(histories[1][name], values, rtol=1e-5, err_msg=name)
     pairs = zip(
-        [w for p in ("encoder", "decoder", "posterior") for w in getattr(plain, p).weights],
-        [w for p in ("encoder", "decoder", "posterior") for w in getattr(video, p).weights],
+        [
+            w
+            for p in ("encoder", "decoder", "posterior")
+            for w in getattr(plain, p).weights
+        ],
+        [
+            w
+            for p in ("encoder", "decoder", "posterior")
+            for w in getattr(video, p).weights
+        ],
         strict=True,
     )
     for one, two in pairs:
@@ -316,9 +325,7 @@ def test_no_frame_is_predicted_from_itself_or_later_ones(videos):
         np.testing.assert_array_equal(
             one.prior_mean[:, :late], two.prior_mean[:, :late]
         )
-        np.testing.assert_array_equal(
-            one.mean[:, : late - 1], two.mean[:, : late - 1]
-        )
+        np.testing.assert_array_equal(one.mean[:, : late - 1], two.mean[:, : late - 1])
         assert not np.allclose(one.mean[:, late - 1], two.mean[:, late - 1])
         h, skips = vae._encode_frames(ops.convert_to_tensor(x))
         h2, skips2 = vae._encode_frames(ops.convert_to_tensor(changed))
@@ -370,7 +377,9 @@ def test_weights_equal_repeated_sequences(videos):
             prepared = vae.prepare(data)
             _, _, nll = vae._pass_by(prepared, False, True, vae.seed_generator)
             found.append(float(batch.mean(nll)[0]))
-            found.append(float(vae.likelihood.variance_model.running.value.numpy().max()))
+            found.append(
+                float(vae.likelihood.variance_model.running.value.numpy().max())
+            )
             vae.likelihood.variance_model.running.reset()
     assert found[0] == pytest.approx(found[2], rel=1e-5)
     assert found[1] == pytest.approx(found[3], rel=1e-5)
@@ -582,9 +591,7 @@ def test_ssim_and_psnr_equal_slow_ones():
 
 def test_best_of_samples_is_the_best_by_its_mean(videos):
     vae = small()
-    few, many = (
-        kvv.metrics.best_of_samples(vae, videos, n, seed=0) for n in (1, 4)
-    )
+    few, many = (kvv.metrics.best_of_samples(vae, videos, n, seed=0) for n in (1, 4))
     assert few.ssim.shape == many.psnr.shape == (6, 2)
     futures = np.asarray(
         vae.predict_frames(
@@ -610,9 +617,7 @@ def test_coverage_of_a_right_model_is_the_level_over_the_horizon():
     """x_t = a x_t-1 + noise: the variance of what is far ahead adds up."""
     a, size, n, ahead = 0.9, 50, 40, 4
     h, z = keras.Input((None, size)), keras.Input((None, 1))
-    decoder = keras.Sequential(
-        [keras.Input((size,)), keras.layers.Rescaling(a)]
-    )
+    decoder = keras.Sequential([keras.Input((size,)), keras.layers.Rescaling(a)])
     vae = kvv.SequenceVAE(
         keras.Sequential([keras.Input((size,)), keras.layers.Identity()]),
         decoder,

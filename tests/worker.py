@@ -157,7 +157,9 @@ SAVED = {
     "own decoder": lambda: model(decoder=tiny.PlainDecoder),
     "random layers": lambda: model(encoder=random_encoder),
     "mixed_float16": mixed_float16,
-    "sequence": lambda: maximum_likelihood(cls=tiny.sequence),
+    "sequence": lambda: model(
+        variance=kvv.variances.MaximumLikelihood, cls=tiny.sequence
+    ),
 }
 
 

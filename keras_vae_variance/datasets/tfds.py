@@ -53,10 +53,10 @@ def load(name, size=None, crop=None, stream=False, data_dir=None, download=True)
         `(n, height, width, channels)`, labels int64 of shape `(n,)`; those of CelebA
         are its 40 attributes, bool of shape `(n, 40)`, in the alphabetical order of
         their names. Videos are `(n, time, height, width, channels)`, their actions
-        float32 `(n, time, 4)`. As a stream, `train, test`, whose elements are pairs of such an
-        image and label. The order is that of the prepared files: shuffled once by
-        TensorFlow Datasets and the same on every machine. The extra images of SVHN and
-        the validation images of CelebA are in neither half.
+        float32 `(n, time, 4)`. As a stream, `train, test`, whose elements are pairs of
+        such an image and label. The order is that of the prepared files: shuffled once
+        by TensorFlow Datasets and the same on every machine. The extra images of SVHN
+        and the validation images of CelebA are in neither half.
 
     Raises:
         ValueError: for another name, or a size or crop that cannot be.
