@@ -25,6 +25,7 @@ from . import (  # noqa: E402 - what it imports needs such a backend
     variances,
 )
 from .hierarchical import HierarchicalVAE
+from .sequence import SequenceVAE
 from .training import fit_two_stage
 from .vae import VAE, NonFiniteLossError
 
@@ -32,6 +33,7 @@ __all__ = [
     "VAE",
     "HierarchicalVAE",
     "NonFiniteLossError",
+    "SequenceVAE",
     "backbones",
     "callbacks",
     "datasets",

@@ -8,7 +8,7 @@ from keras import ops
 
 from .ops import need_tensorflow
 
-__all__ = ["saved_model", "single_file"]
+__all__ = ["saved_model", "sequence_model", "single_file"]
 
 # By format: the package that Keras needs beside TensorFlow, and the options that Keras
 # has for it, where Keras itself would swallow others.
@@ -52,6 +52,50 @@ def saved_model(vae, filepath, sampler=None, verbose=None):
     }
     if not vae.posterior.deterministic:
         endpoints["elbo"] = elbo, [_images(vae), seed]
+    return _write(vae, filepath, endpoints, verbose)
+
+
+def sequence_model(vae, filepath, verbose=None):
+    """Writes the endpoints of `SequenceVAE.export` to a SavedModel.
+
+    Args:
+        vae: a `SequenceVAE`.
+        filepath: the folder to write.
+        verbose: whether to print the endpoints; as None, they are.
+
+    Returns:
+        The path that was written.
+
+    Raises:
+        RuntimeError: on another backend of Keras.
+    """
+    need_tensorflow("The export of a SavedModel")
+    seed = tf.TensorSpec((2,), tf.int32, name="seed")
+    past = tf.TensorSpec((None, vae.n_past, *vae.frame_shape), tf.float32, name="x")
+
+    def predict_frames(x, seed):
+        return {k: v[0] for k, v in vae.predict_frames(x, seed=seed).items()}
+
+    def encode(x):
+        latent = vae.encode(x)
+        variance = ops.broadcast_to(latent.variance, ops.shape(latent.mean))
+        return {"mean": latent.mean, "variance": variance}
+
+    def elbo(x, seed):
+        return vae.elbo(x, seed=seed)
+
+    endpoints = {}
+    if vae.n_past:
+        future = predict_frames, [past, seed]
+        endpoints = {"serve": future, "predict_frames": future}
+    endpoints["reconstruct"] = vae.reconstruct, [_images(vae)]
+    endpoints["encode"] = encode, [_images(vae)]
+    if not vae.posterior.deterministic:
+        endpoints["elbo"] = elbo, [_images(vae), seed]
+    return _write(vae, filepath, endpoints, verbose)
+
+
+def _write(vae, filepath, endpoints, verbose):
     archive = keras.export.ExportArchive()
     archive.track(vae)
     for name, (function, signature) in endpoints.items():

@@ -175,9 +175,12 @@ class VAE(Fitting, Inference, Saving, Steps, keras.Model):
                     f"Received: {name}.shape={parameters[name].shape}"
                 )
 
+    def _heads(self):
+        return self.likelihood.heads(self.event_shape)
+
     def _named(self, outputs):
         """The decoder's outputs as a dict by head."""
-        heads = self.likelihood.heads(self.event_shape)
+        heads = self._heads()
         if not isinstance(outputs, dict):
             if len(heads) > 1 or isinstance(outputs, (list, tuple)):
                 raise ValueError(
@@ -284,9 +287,12 @@ class VAE(Fitting, Inference, Saving, Steps, keras.Model):
                 outside [0, 1] where the likelihood needs them inside.
             TypeError: on integers other than uint8.
         """
+        return self._prepared(x, self.event_shape)
+
+    def _prepared(self, x, shape):
         if not data.is_array(x):
             x = np.asarray(x)
-        data.check_images(x, self.event_shape, self.likelihood.unit_interval)
+        data.check_images(x, shape, self.likelihood.unit_interval)
         x = ops.convert_to_tensor(x)
         if keras.backend.standardize_dtype(x.dtype) == "uint8":
             return ops.cast(x, "float32") / 255.0

@@ -152,3 +152,24 @@ def test_load_repeats_its_order(tfds_dir):
     again, _ = datasets.load("mnist", data_dir=str(tfds_dir))
     np.testing.assert_array_equal(first[0], again[0])
     np.testing.assert_array_equal(first[1], again[1])
+
+
+def test_load_gives_videos_of_one_camera(fake_tfds):
+    (x, actions), _ = datasets.load("bair_robot_pushing_small")
+    assert x.dtype == np.uint8 and x.shape == (5, 30, 64, 64, 3)
+    assert actions.dtype == np.float32 and actions.shape == (5, 30, 4)
+    raw = fake_tfds.load("bair_robot_pushing_small", split="train")
+    for video, action, example in zip(x, actions, raw.as_numpy_iterator(), strict=True):
+        np.testing.assert_array_equal(video, example["image_main"])
+        np.testing.assert_array_equal(action, example["action"])
+    (small, _), _ = datasets.load("bair_robot_pushing_small", size=16)
+    assert small.shape == (5, 30, 16, 16, 3)
+    np.testing.assert_array_equal(small[0], datasets.resize(x[0], size=16))
+
+
+def test_windows_cut_a_video():
+    x = np.arange(14).reshape(7, 2)
+    cut = datasets.windows(x, 3, stride=2)
+    np.testing.assert_array_equal(cut, [x[0:3], x[2:5], x[4:7]])
+    with pytest.raises(ValueError, match="Received: 7 frames"):
+        datasets.windows(x, 8)

@@ -23,8 +23,10 @@ ALLOWED = {
     # It gets the model as an argument; `Saving.export` calls it.
     "export": PARTS,
     "vae": MODELS - {"vae"},
-    **dict.fromkeys(["training", "sequence"], MODELS),
+    "training": MODELS,
     "hierarchical": MODELS | {"layered"},
+    "futures": CORE | {"inference", "export"},
+    "sequence": MODELS | {"futures"},
     "callbacks": MODELS | {"plots"},
     "recipes": MODELS | {"training", "hierarchical", "sequence", "backbones"},
     # These get a model as an argument.
@@ -36,7 +38,7 @@ ALLOWED = {
 }
 SIBLINGS = {
     "backbones": {"heads", "layers"},
-    "datasets": {"base", "images"},
+    "datasets": {"base", "handwritten", "images"},
     "likelihoods": {"base", "levels"},
     "metrics": {"base", "features", "likelihood", "mixtures", "regions"},
     "ops": {"backend"},

@@ -108,6 +108,28 @@ def two_layers(encoder, decoder, posterior, likelihood, **arguments):
     )
 
 
+def sequence(encoder, decoder, posterior, likelihood, **arguments):
+    """A `SequenceVAE` where `make` makes a `VAE`: rows of an image are its frames."""
+    encoder, decoder = kvv.backbones.mlp(SHAPE[1:], 3, likelihood, hidden=(4,))
+    h, z = keras.Input((None, 4)), keras.Input((None, L))
+
+    def recurrent(inputs, units):
+        return keras.layers.SimpleRNN(units, return_sequences=True)(inputs)
+
+    return kvv.SequenceVAE(
+        encoder,
+        decoder,
+        keras.Model(h, recurrent(h, 5)),
+        keras.Model([h, z], recurrent(keras.layers.Concatenate()([h, z]), 3)),
+        keras.Model(h, recurrent(h, 5)),
+        posterior,
+        likelihood,
+        n_past=2,
+        n_future=SHAPE[0] - 2,
+        **arguments,
+    )
+
+
 def compiled(optimizer=None, *, compile=None, **arguments):
     """A VAE compiled with plain gradient descent, or with what is given."""
     vae = make(**arguments)

@@ -158,6 +158,9 @@ SAVED = {
     "random layers": lambda: model(encoder=random_encoder),
     "mixed_float16": mixed_float16,
     "two layers": lambda: model(cls=tiny.two_layers),
+    "sequence": lambda: model(
+        variance=kvv.variances.MaximumLikelihood, cls=tiny.sequence
+    ),
 }
 
 
@@ -335,8 +338,12 @@ REPLICATED = {
         "cls": tiny.two_layers,
         "variance": kvv.variances.MaximumLikelihood,
     },
+    "sequence": {
+        "variance": kvv.variances.MaximumLikelihood,
+        "cls": tiny.sequence,
+    },
 }
-WEIGHTED = ("iso_i", "baggins and dip", "mmd")
+WEIGHTED = ("iso_i", "baggins and dip", "mmd", "sequence")
 VALIDATED = ("iso_i", "diag_i and bilbo", "mmd")
 EXECUTED = {"iso_d": 3, "learned": 2}  # steps of an execution, where more than one
 

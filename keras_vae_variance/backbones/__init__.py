@@ -15,6 +15,7 @@ from keras_vae_variance.backbones.infogan import infogan, infogan_faces
 from keras_vae_variance.backbones.mlp import mlp, second_stage
 from keras_vae_variance.backbones.resnet import residual_mlp, resnet
 from keras_vae_variance.backbones.small_conv import small_conv
+from keras_vae_variance.backbones.svg import svg
 from keras_vae_variance.backbones.transposed import transposed
 
 __all__ = [
@@ -28,5 +29,6 @@ __all__ = [
     "resnet",
     "second_stage",
     "small_conv",
+    "svg",
     "transposed",
 ]

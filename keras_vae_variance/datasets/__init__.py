@@ -6,6 +6,7 @@ from .images import resize
 from .noise import noisy_regions
 from .synthetic import Plane, hypersphere, plane
 from .tfds import load
+from .video import moving_digits, windows
 
 __all__ = [
     "Plane",
@@ -13,7 +14,9 @@ __all__ = [
     "from_folder",
     "hypersphere",
     "load",
+    "moving_digits",
     "noisy_regions",
     "plane",
     "resize",
+    "windows",
 ]

@@ -25,9 +25,11 @@ from .precision_recall import PrecisionRecall, precision_recall
 from .regions import region_variance
 from .scores import Score, dequantize, equivalent_beta, equivalent_variance
 from .smoothness import expected_gap, local_smoothness
+from .video import BestOfSamples, best_of_samples, horizon_coverage, psnr, ssim
 
 __all__ = [
     "ActiveUnits",
+    "BestOfSamples",
     "Calibration",
     "Distance",
     "Estimate",
@@ -37,6 +39,7 @@ __all__ = [
     "Score",
     "active_units",
     "anomaly_scores",
+    "best_of_samples",
     "calibration",
     "constant_variance_penalty",
     "coverage",
@@ -46,6 +49,7 @@ __all__ = [
     "expected_gap",
     "features",
     "frechet_distance",
+    "horizon_coverage",
     "interpolate",
     "kernel_distance",
     "kl_to_prior",
@@ -58,5 +62,7 @@ __all__ = [
     "mutual_information_bound",
     "optimal_decoder",
     "precision_recall",
+    "psnr",
     "region_variance",
+    "ssim",
 ]

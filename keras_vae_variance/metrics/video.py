@@ -1,0 +1,213 @@
+"""How near predicted frames come to the true ones, and how sure the model is."""
+
+from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
+
+from .base import check_count, float64, key
+
+__all__ = ["BestOfSamples", "best_of_samples", "horizon_coverage", "psnr", "ssim"]
+
+_WINDOW = 7
+
+
+class BestOfSamples(NamedTuple):
+    """What `best_of_samples` finds, by sequence and predicted frame.
+
+    Attributes:
+        ssim: of the future of the highest mean SSIM, `(n, n_future)`.
+        psnr: of the future of the highest mean PSNR, `(n, n_future)`, in dB.
+    """
+
+    ssim: np.ndarray
+    psnr: np.ndarray
+
+
+def psnr(x, y):
+    """Peak signal-to-noise ratio of images in [0, 1], in dB.
+
+        -10 log10( mean of (x - y)^2 )
+
+    Args:
+        x: images, `(..., height, width, channels)`.
+        y: images of the same shape.
+
+    Returns:
+        A float64 array of the leading shape; at most 100, that of an error of 1e-5.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_vae_variance import metrics
+    >>> x = np.zeros((1, 8, 8, 1))
+    >>> metrics.psnr(x, x + 0.1).round(6).tolist()
+    [20.0]
+    """
+    x, y = _pair(x, y)
+    error = np.mean(np.square(x - y), axis=(-3, -2, -1))
+    return -10.0 * np.log10(np.maximum(error, 1e-10))
+
+
+def ssim(x, y):
+    """Structural similarity of images in [0, 1] (Wang et al., 2004).
+
+        (2 m_x m_y + c1)(2 s_xy + c2) / ((m_x^2 + m_y^2 + c1)(s_xx + s_yy + c2))
+
+    averaged over all windows of 7x7 pixels and over channels, with the means `m` of a
+    window, its sample covariances `s`, `c1 = 0.01^2` and `c2 = 0.03^2`: as SVG has it
+    of scikit-image.
+
+    Args:
+        x: images, `(..., height, width, channels)`, of sides of at least 7.
+        y: images of the same shape.
+
+    Returns:
+        A float64 array of the leading shape; 1 where the images are equal.
+
+    Raises:
+        ValueError: for images that are smaller, or of different shapes.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_vae_variance import metrics
+    >>> x = np.random.default_rng(0).random((2, 8, 8, 1))
+    >>> metrics.ssim(x, x).round(6).tolist()
+    [1.0, 1.0]
+    """
+    x, y = _pair(x, y)
+    if min(x.shape[-3:-1]) < _WINDOW:
+        raise ValueError(
+            f"`x` must have sides of at least {_WINDOW}. Received: x.shape={x.shape}"
+        )
+    mean_x, mean_y = _window_means(x), _window_means(y)
+    size = _WINDOW**2
+    sample = size / (size - 1.0)
+    xx = sample * (_window_means(x * x) - mean_x**2)
+    yy = sample * (_window_means(y * y) - mean_y**2)
+    xy = sample * (_window_means(x * y) - mean_x * mean_y)
+    c1, c2 = 0.01**2, 0.03**2
+    similarity = (2.0 * mean_x * mean_y + c1) * (2.0 * xy + c2)
+    similarity /= (mean_x**2 + mean_y**2 + c1) * (xx + yy + c2)
+    return similarity.mean(axis=(-3, -2, -1))
+
+
+def best_of_samples(model, x, num_samples=100, seed=None, batch_size=16):
+    """SSIM and PSNR of the best of many futures, as SVG and its field report them.
+
+    Of each sequence, `num_samples` futures are drawn; the one of the highest mean over
+    its frames counts, for SSIM and PSNR separately. Frames are the predicted means. The
+    number grows with `num_samples`: it says how near the model can come, not how well
+    its distribution fits, of which the bound on the likelihood is the measure.
+
+    Args:
+        model: a `SequenceVAE`.
+        x: sequences, `(n, n_past + time, ...)`, of `time` frames to predict; uint8, or
+            floats in [0, 1].
+        num_samples: futures of each sequence.
+        seed: of the futures, an integer or None.
+        batch_size: sequences at a time.
+
+    Returns:
+        A `BestOfSamples`.
+
+    Raises:
+        ValueError: if no frame is left to predict.
+    """
+    check_count("num_samples", num_samples)
+    best = []
+    for truth, futures in _futures(model, x, num_samples, seed, batch_size):
+        mean = np.clip(float64(futures["mean"]), 0.0, 1.0)
+        scores = [score(mean, _like(truth, mean)) for score in (ssim, psnr)]
+        chosen = [s.mean(axis=2).argmax(axis=0) for s in scores]
+        rows = np.arange(len(truth))
+        best.append([s[c, rows] for s, c in zip(scores, chosen, strict=True)])
+    return BestOfSamples(*map(np.concatenate, zip(*best, strict=True)))
+
+
+def horizon_coverage(model, x, level=0.9, num_samples=10, seed=None, batch_size=16):
+    """Share of the pixels in the interval that the prediction has for them, by frame.
+
+        |x_t - mean| <= Phi^-1((1 + level)/2) stddev
+
+    with the mean and variance of the predictive distribution of a pixel, over futures
+    of the model: the mean of the futures' means, and of their variances, to which the
+    variance of the means is added. A calibrated model has `level` at every frame; one
+    whose later frames go wrong without knowing it falls below. Futures go on from draws
+    of the predicted frames (`noise`).
+
+    Args:
+        model: a `SequenceVAE`.
+        x: sequences, as of `best_of_samples`.
+        level: probability of the interval, between 0 and 1.
+        num_samples: futures of each sequence; 1 leaves the variance of the means out.
+        seed: of the futures, an integer or None.
+        batch_size: sequences at a time.
+
+    Returns:
+        A float64 array `(time,)`.
+
+    Raises:
+        ValueError: if no frame is left to predict, or the level is none.
+    """
+    check_count("num_samples", num_samples)
+    if not 0.0 < level < 1.0:
+        raise ValueError(f"`level` must lie between 0 and 1. Received: level={level}")
+    quantile = NormalDist().inv_cdf(0.5 * (1.0 + level))
+    inside, count = 0.0, 0
+    for truth, futures in _futures(model, x, num_samples, seed, batch_size, True):
+        means = float64(futures["mean"])
+        variance = float64(futures["variance"]).mean(axis=0) + means.var(axis=0)
+        within = np.abs(truth - means.mean(axis=0)) <= quantile * np.sqrt(variance)
+        inside = inside + within.reshape(*truth.shape[:2], -1).mean(axis=2).sum(axis=0)
+        count += len(truth)
+    return inside / count
+
+
+def _futures(model, x, num_samples, seed, batch_size, noise=False):
+    """Pairs of true frames and of predicted ones."""
+    past = model.n_past
+    if len(np.shape(x)) < 3 or np.shape(x)[1] <= past:
+        raise ValueError(
+            f"`x` must be sequences of more than {past} frames, those that the model "
+            f"starts from. Received: x.shape={np.shape(x)}"
+        )
+    check_count("batch_size", batch_size)
+    x = np.asarray(x)
+    seeds = np.random.SeedSequence(int(key(seed)[0])).generate_state(len(x))
+    for i in range(0, len(x), batch_size):
+        part = x[i : i + batch_size]
+        truth = part[:, past:]
+        scale = 255.0 if truth.dtype == np.uint8 else 1.0
+        futures = model.predict_frames(
+            part[:, :past],
+            n_future=truth.shape[1],
+            num_samples=num_samples,
+            noise=noise,
+            seed=int(seeds[i] % 2**31),
+        )
+        yield truth.astype(np.float64) / scale, futures
+
+
+def _like(truth, futures):
+    return np.broadcast_to(truth, futures.shape)
+
+
+def _pair(x, y):
+    x, y = (np.asarray(t, np.float64) for t in (x, y))
+    if x.shape != y.shape or x.ndim < 3:
+        raise ValueError(
+            "`x` and `y` must be images of one shape (..., height, width, channels). "
+            f"Received: x.shape={x.shape}, y.shape={y.shape}"
+        )
+    return x, y
+
+
+def _window_means(t):
+    """Means over all windows, by sums over one axis after the other."""
+    for axis in (-3, -2):
+        size = t.shape[axis] - _WINDOW + 1
+        cuts = (np.arange(size) + k for k in range(_WINDOW))
+        t = sum(t.take(cut, axis) for cut in cuts) / _WINDOW
+    return t
