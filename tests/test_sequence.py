@@ -406,6 +406,7 @@ def test_uint8_is_scaled(videos):
         )
 
 
+@pytest.mark.slow
 def test_mixed_precision_trains_in_float32_terms(videos):
     keras.mixed_precision.set_global_policy("mixed_bfloat16")
     try:
@@ -418,6 +419,7 @@ def test_mixed_precision_trains_in_float32_terms(videos):
     assert np.isfinite(vae.predict_frames(videos, seed=0)["mean"]).all()
 
 
+@pytest.mark.slow
 def test_a_file_holds_the_model(videos, tmp_path):
     vae = small(n_past=1, n_future=3)
     vae.fit(videos, batch_size=3, verbose=0)
