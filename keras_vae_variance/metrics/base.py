@@ -102,6 +102,12 @@ def encodings(vae, x, batch_size=1000):
     empty = True
     for batch, _ in batches(x, batch_size):
         latent = vae.encode(batch)
+        if len(latent.mean.shape) != 2:
+            raise ValueError(
+                "This needs one vector of latents an example; a model of sequences has "
+                "one a frame, whose prior knows the frames before. "
+                f"Received: latents of shape {tuple(latent.mean.shape)}"
+            )
         shape = (len(batch), vae.latent_dim)
         yield batch, Latent(*(np.broadcast_to(float64(t), shape) for t in latent))
         empty = False
