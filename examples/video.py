@@ -229,7 +229,7 @@ def draw(results, x_test, options):
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(
-        len(results), 1, figsize=(7, 2.2 * len(results)), layout="constrained"
+        len(results), 1, figsize=(8, 1.75 * len(results)), layout="constrained"
     )
     truth = x_test[:3, ..., 0] / 255.0
     for axis, (name, run) in zip(np.atleast_1d(axes), results.items(), strict=True):
@@ -244,7 +244,7 @@ def draw(results, x_test, options):
         axis.imshow(np.clip(np.concatenate(picture[:-1], 1), 0, 1), cmap="gray")
         axis.set_title(f"{name}: true frames, and three futures", fontsize=9)
         axis.set_axis_off()
-    figure.savefig(options.output_dir / f"{options.dataset}_futures.png", dpi=80)
+    figure.savefig(options.output_dir / f"{options.dataset}_futures.png", dpi=100)
     plt.close(figure)
 
     figure, axes = plt.subplots(1, 3, figsize=(9, 2.8), layout="constrained")

@@ -466,12 +466,15 @@ def test_saved_model_takes_conditioning_frames(videos, tmp_path):
         (lambda vae, x: vae.elbo(x[0]), r"x\[None\]"),
         (lambda vae, x: vae.export("path", format="onnx"), "format='onnx'"),
         (lambda vae, x: small(n_past=-1), "n_past=-1"),
-        (lambda vae, x: kvv.metrics.kl_to_prior(vae, x), "one vector of latents"),
+        (
+            lambda vae, x: kvv.metrics.mutual_information(vae, x),
+            "one vector of latents",
+        ),
         (
             lambda vae, x: kvv.samplers.GaussianMixture(2).fit(vae, x),
             "one vector of latents",
         ),
-        (lambda vae, x: kvv.metrics.log_likelihood(vae, x), "do not apply"),
+        (lambda vae, x: kvv.metrics.log_likelihood(vae, x), "one vector of latents"),
         (lambda vae, x: small(n_future=0), "n_future=0"),
         (lambda vae, x: small(n_past=0), "1 skips"),
         (lambda vae, x: small(prior=kvv.priors.Floating()), "prior_network"),
