@@ -275,3 +275,10 @@ def test_killed_twenty_times_at_random_moments(tmp_path):
     assert stage == 2 and epochs == [0, 1, 2, 3] and len(history["val_loss"]) == 4
     for run in others:
         assert run == runs[0]
+
+
+@pytest.mark.slow
+def test_a_killed_run_of_sequences_goes_on(tmp_path):
+    straight = fit(cls=tiny.sequence)
+    fit(tmp_path, kill=5, cls=tiny.sequence)
+    assert_equal_runs(fit(tmp_path, cls=tiny.sequence), straight)

@@ -13,6 +13,7 @@ __all__ = [
     "Estimate",
     "check_count",
     "check_density",
+    "check_one_vector",
     "draws",
     "encoding_chunks",
     "encodings",
@@ -75,6 +76,15 @@ def check_count(name, value, least=1):
         )
 
 
+def check_one_vector(vae):
+    """Raises where there is a vector of latents for each frame of an example."""
+    if hasattr(vae, "predict_frames"):
+        raise ValueError(
+            "This needs one vector of latents an example; a model of sequences has one "
+            f"a frame, whose prior knows the frames before. Received: {vae.name}"
+        )
+
+
 def check_density(vae, consequence):
     """Raises where the posterior is deterministic, with what follows from it."""
     if vae.posterior.deterministic:
@@ -99,6 +109,7 @@ def encodings(vae, x, batch_size=1000):
     Raises:
         ValueError: if there are no examples.
     """
+    check_one_vector(vae)
     empty = True
     for batch, _ in batches(x, batch_size):
         latent = vae.encode(batch)

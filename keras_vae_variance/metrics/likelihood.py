@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from ..data import batches
-from .base import check_count, float64, key, noise, streams
+from .base import check_count, check_one_vector, float64, key, noise, streams
 
 __all__ = ["log_likelihood"]
 
@@ -63,6 +63,7 @@ def log_likelihood(vae, x, num_samples=20, sampler=None, seed=None, chunk_size=5
     (32,)
     """
     check_count("num_samples", num_samples)
+    check_one_vector(vae)
     check_count("chunk_size", chunk_size)
     if vae.posterior.deterministic:
         raise ValueError(

@@ -114,6 +114,21 @@ def best_of_samples(model, x, num_samples=100, seed=None, batch_size=16):
 
     Raises:
         ValueError: if no frame is left to predict.
+
+    Example:
+
+    >>> import numpy as np
+    >>> import keras_vae_variance as kvv
+    >>> likelihood = kvv.likelihoods.Gaussian(kvv.variances.Fixed(0.1))
+    >>> networks = kvv.backbones.svg(
+    ...     (8, 8, 1), 2, likelihood, features=4, units=4, channels=2
+    ... )
+    >>> posterior = kvv.posteriors.DiagonalGaussian(2)
+    >>> vae = kvv.SequenceVAE(*networks, posterior, likelihood, n_past=1, n_future=2)
+    >>> x = np.random.default_rng(0).random((3, 3, 8, 8, 1), "float32")
+    >>> best = kvv.metrics.best_of_samples(vae, x, num_samples=2, seed=0)
+    >>> best.ssim.shape, best.psnr.shape
+    ((3, 2), (3, 2))
     """
     check_count("num_samples", num_samples)
     best = []
@@ -150,6 +165,20 @@ def horizon_coverage(model, x, level=0.9, num_samples=10, seed=None, batch_size=
 
     Raises:
         ValueError: if no frame is left to predict, or the level is none.
+
+    Example:
+
+    >>> import numpy as np
+    >>> import keras_vae_variance as kvv
+    >>> likelihood = kvv.likelihoods.Gaussian(kvv.variances.Fixed(0.1))
+    >>> networks = kvv.backbones.svg(
+    ...     (8, 8, 1), 2, likelihood, features=4, units=4, channels=2
+    ... )
+    >>> posterior = kvv.posteriors.DiagonalGaussian(2)
+    >>> vae = kvv.SequenceVAE(*networks, posterior, likelihood, n_past=1, n_future=2)
+    >>> x = np.random.default_rng(0).random((3, 3, 8, 8, 1), "float32")
+    >>> kvv.metrics.horizon_coverage(vae, x, num_samples=2, seed=0).shape
+    (2,)
     """
     check_count("num_samples", num_samples)
     if not 0.0 < level < 1.0:

@@ -188,6 +188,12 @@ def posteriors(vae, x):
     count = 0
     for images, _ in batches(x):
         latent = vae.encode(images)
+        if len(latent.mean.shape) != 2:
+            raise ValueError(
+                "A sampler needs one vector of latents an example; a model of "
+                "sequences has one a frame, whose prior knows the frames before. "
+                f"Received: latents of shape {tuple(latent.mean.shape)}"
+            )
         mean = ops.convert_to_numpy(latent.mean).astype("float32")
         variance = ops.convert_to_numpy(latent.variance).astype("float32")
         finite = np.isfinite(mean + variance).all(axis=1)
