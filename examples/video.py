@@ -244,7 +244,7 @@ def draw(results, x_test, options):
         axis.imshow(np.clip(np.concatenate(picture[:-1], 1), 0, 1), cmap="gray")
         axis.set_title(f"{name}: true frames, and three futures", fontsize=9)
         axis.set_axis_off()
-    figure.savefig(options.output_dir / f"{options.dataset}_futures.png", dpi=100)
+    figure.savefig(options.output_dir / f"{options.dataset}_futures.png", dpi=72)
     plt.close(figure)
 
     figure, axes = plt.subplots(1, 3, figsize=(9, 2.8), layout="constrained")
