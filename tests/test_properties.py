@@ -32,6 +32,7 @@ def numbers(low, high):
 
 decays = st.floats(0.01, 0.999)
 latent_dims = st.integers(1, 9)
+spreads = st.sampled_from(["log_variance", "softplus", "relu", "bounded"])
 weights = st.floats(0.0, 100.0)
 booleans = st.booleans()
 links = st.sampled_from(["sigmoid", "softplus", "exp"])
@@ -100,10 +101,13 @@ PARTS = {
     posteriors.DiagonalGaussian: arguments(
         posteriors.DiagonalGaussian,
         latent_dim=latent_dims,
-        link=st.sampled_from(["log_variance", "softplus", "relu"]),
+        link=spreads,
     ),
     posteriors.IsotropicGaussian: arguments(
         posteriors.IsotropicGaussian, latent_dim=latent_dims, rate=numbers(0.1, 20.0)
+    ),
+    posteriors.SpatialGaussian: arguments(
+        posteriors.SpatialGaussian, channels=latent_dims, link=spreads
     ),
     priors.Floating: arguments(priors.Floating, decay=decays),
     priors.StandardNormal: arguments(priors.StandardNormal),
