@@ -65,7 +65,14 @@ def assert_equal_runs(actual, desired):
     assert actual[1].history == desired[1].history
 
 
-@pytest.mark.parametrize("kill", [1, 4, 11])
+@pytest.mark.parametrize(
+    "kill",
+    [
+        pytest.param(1, marks=pytest.mark.slow),
+        4,
+        pytest.param(11, marks=pytest.mark.slow),
+    ],
+)
 def test_goes_on_where_it_was_killed(tmp_path, kill):
     straight = fit()
     fit(tmp_path, kill)
