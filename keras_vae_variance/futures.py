@@ -5,7 +5,7 @@ from keras import ops
 
 from . import data
 from . import ops as kvv_ops
-from .inference import CHUNK, check_count
+from .inference import CHUNK, check_count, join
 from .types import Latent
 
 __all__ = ["Futures"]
@@ -284,15 +284,7 @@ class Futures:
             one = isinstance(inputs, tuple)
             chunk = tuple(t[cut] for t in inputs) if one else inputs[cut]
             results.append(function(chunk))
-
-        def join(*parts):
-            # What all share is the same in every part.
-            shared = parts[0].shape[0] == 1 and len(parts[0].shape) == 2
-            return parts[0] if shared else ops.concatenate(parts, axis=0)
-
-        if isinstance(results[0], dict):
-            return {k: join(*(r[k] for r in results)) for k in results[0]}
-        return Latent(*(join(*fields) for fields in zip(*results, strict=True)))
+        return join(results)
 
     # ----------------------------------------------------------------------------------
     # Export

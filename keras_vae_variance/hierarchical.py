@@ -233,7 +233,8 @@ class HierarchicalVAE(LayeredInference, VAE):
     def _check_decoder(self):
         shape = self.posteriors[0].event_shape
         _check_input("decoders[0]", self.decoders[0], shape, "z_1")
-        self._check_parameters(shape)
+        latents = keras.KerasTensor((None, *shape))
+        self._check_parameters(self._run(self.decoder, latents, False))
 
     # ----------------------------------------------------------------------------------
     # The objective

@@ -177,7 +177,8 @@ class SequenceVAE(Futures, VAE):
         kvv_ops.build_once(self.prior, (None, self.latent_dim))
         kvv_ops.build_once(self.likelihood, (None, *self.frame_shape))
         g = self._symbolic_steps("predictor", self.predictor, [h, z])
-        self._check_frame_parameters(keras.KerasTensor((None, *g.shape[2:])), skips)
+        g = keras.KerasTensor((None, *g.shape[2:]))
+        self._check_parameters(self._run(self.decoder, _one([g, *skips]), False))
         for part in (self.likelihood, *self.regularizers):
             part.check(self.posterior, self.prior)
         for regularizer in self.regularizers:
@@ -201,16 +202,6 @@ class SequenceVAE(Futures, VAE):
                 f"for each of its input. Received: output of shape {shape}"
             )
         return outputs
-
-    def _check_frame_parameters(self, g, skips):
-        parameters = self._named(self._run(self.decoder, _one([g, *skips]), False))
-        for name, head in self._heads().items():
-            if parameters[name].shape[1:] != tuple(head.shape):
-                raise ValueError(
-                    f"`decoder` must give `{name}` of shape (None, "
-                    f"{', '.join(map(str, head.shape))}). "
-                    f"Received: {name}.shape={parameters[name].shape}"
-                )
 
     def _heads(self):
         return self.likelihood.heads(self.frame_shape)

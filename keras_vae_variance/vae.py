@@ -161,13 +161,13 @@ class VAE(Fitting, Inference, Saving, Steps, keras.Model):
                 f"`decoder` must take latents of shape (None, {self.latent_dim}), the "
                 f"posterior's. Received: decoder.input_shape={shape}"
             )
-        self._check_parameters((self.latent_dim,))
+        latents = keras.KerasTensor((None, self.latent_dim))
+        self._check_parameters(self._run(self.decoder, latents, False))
 
-    def _check_parameters(self, latent_shape):
-        latents = keras.KerasTensor((None, *latent_shape))
-        outputs = self._run(self.decoder, latents, False)
+    def _check_parameters(self, outputs):
+        """Raises where the decoder's outputs are not the likelihood's parameters."""
         parameters = self._named(outputs)
-        for name, head in self.likelihood.heads(self.event_shape).items():
+        for name, head in self._heads().items():
             if parameters[name].shape[1:] != tuple(head.shape):
                 raise ValueError(
                     f"`decoder` must give `{name}` of shape (None, "
