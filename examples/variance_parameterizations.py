@@ -14,7 +14,7 @@ for Diag-D. The uniform pattern leaves no region clean; there they are one. P1's
 claims 5 % of `s2 + 0.007`, which at s2 = 0.01 its own numbers meet for Diag-D alone;
 its own difference for Diag-I, spatial, at s2 = 0.01 is 18 % off.
 
-From random weights Diag-D ended at one image for all codes (kl 0) in every run here:
+From random weights Diag-D tends to end at one image for all codes, with a kl of 0:
 each pixel gains most from the value that is exact most often, black, long before there
 are codes to tell images apart, and where the sigmoid is at 0 the gradient is too. P1
 does not report it. So the first half of Diag-D's epochs (`--first-epochs`) trains the

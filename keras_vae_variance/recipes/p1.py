@@ -66,7 +66,7 @@ def diag_d(input_shape, latent_dim, **options):
         v = r^2 + 1e-6
 
     P1, Table 2 and Tables 3 to 7, "Diag-D". Its likelihood is not a normalised density.
-    From random weights it ended at one image for all codes (kl 0) in every run of ours:
+    From random weights it tends to end at one image for all codes, with a kl of 0:
     train the same networks by `iso_i` first, and hand on the weights of `encoder`,
     `posterior` and `decoder`, as examples/variance_parameterizations.py does.
 
