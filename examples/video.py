@@ -71,6 +71,8 @@ def main():
             "frames": options.frames,
             "steps": options.steps,
             "learning_rate": options.learning_rate,
+            "schedule": "cosine",
+            "sequences": len(x_train),
             "n_past": 2,
             "sizes": SIZES[options.dataset],
             "num_samples": options.num_samples,
@@ -132,7 +134,7 @@ def load(options):
             kvv.datasets.moving_digits(
                 n, length, side, images=half[0], seed=seed, **digits
             )
-            for half, n, seed in zip(halves, (4000, 128), (0, 1), strict=True)
+            for half, n, seed in zip(halves, (16_000, 128), (0, 1), strict=True)
         )
     if options.smoke:
         train, test = train[:32], test[:4]
@@ -162,12 +164,14 @@ def train(decoder, settings, x_train, x_test):
         regularizers=[kvv.regularizers.KL(weight(np.prod(x_train.shape[2:])))],
         seed=settings["seed"],
     )
-    vae.compile(keras.optimizers.Adam(settings["learning_rate"]))
+    steps = max(settings["steps"] // 2, 1)
+    rate = keras.optimizers.schedules.CosineDecay(settings["learning_rate"], 2 * steps)
+    vae.compile(keras.optimizers.Adam(rate))
     history = vae.fit(
         x_train,
         batch_size=batch_size,
         epochs=2,
-        steps_per_epoch=max(settings["steps"] // 2, 1),
+        steps_per_epoch=steps,
         verbose=0,
     )
     seed = settings["seed"]

@@ -230,6 +230,16 @@ EXCHANGED = {
     "two stages": lambda: exchanged(
         variance=kvv.variances.Predicted, posterior=tiny.NoiselessDiagonal
     ),
+    "two layers": lambda: exchanged(
+        cls=tiny.two_layers,
+        variance=kvv.variances.MaximumLikelihood,
+        posterior=tiny.NoiselessDiagonal,
+    ),
+    "sequence": lambda: exchanged(
+        cls=tiny.sequence,
+        variance=kvv.variances.MaximumLikelihood,
+        posterior=tiny.NoiselessDiagonal,
+    ),
 }
 
 
@@ -443,6 +453,7 @@ def two_workers(path, index, *ports):
 
 
 TWO_WORKERS = ("iso_i", "iso_d", "convolutions", "stream", "two stages")
+TWO_WORKERS += ("two layers", "sequence")
 
 
 def replicated_metrics(strategy):

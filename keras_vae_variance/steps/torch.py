@@ -16,7 +16,9 @@ class TorchSteps(BaseSteps):
         x, _, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         changed = [*self._changed_by_forward(), *self.metrics_variables]
         saved = [(v, v.value.detach().clone()) for v in changed]
-        self.zero_grad()
+        # Not zero_grad, which leaves out the weights of networks in lists.
+        for variable in self.trainable_variables:
+            variable.value.grad = None
         loss = self.compute_loss(x, sample_weight=sample_weight, training=True)
         self.optimizer.scale_loss(loss).backward()
         variables = self.trainable_variables
