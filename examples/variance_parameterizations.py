@@ -122,6 +122,8 @@ def parse():
     parser.add_argument(
         "--expressed", action="store_true", help="only the cells that P1 underlines"
     )
+    parser.add_argument("--models", nargs="+", default=list(RECIPES), choices=RECIPES)
+    parser.add_argument("--noise", nargs="+", type=float, default=NOISE, metavar="S2")
     options = parser.parse_args()
     options.log_variances = list(PAPER_SWEEP)
     if options.first_epochs is None:
@@ -179,10 +181,10 @@ def settings_of(options, **more):
 
 
 def noise(options, x, y):
-    cells = [("none", 0.0, name) for name in RECIPES]
+    cells = [("none", 0.0, name) for name in options.models]
     for pattern in PATTERNS:
-        for variance in NOISE:
-            for name in RECIPES:
+        for variance in options.noise:
+            for name in options.models:
                 if pattern in EXPRESSED[name] or not options.expressed:
                     cells.append((pattern, variance, name))
     # What a parameterisation can express comes first.
