@@ -120,12 +120,20 @@ def parse():
     parser.add_argument("--first-epochs", type=int, help="of Diag-D, by Iso-I")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
+        "--log-variances",
+        nargs="+",
+        type=float,
+        default=list(PAPER_SWEEP),
+        choices=PAPER_SWEEP,
+        metavar="LOG10",
+    )
+    parser.add_argument(
         "--expressed", action="store_true", help="only the cells that P1 underlines"
     )
+    parser.add_argument("--epsilon", type=float, default=1e-6, help="of Diag-D")
     parser.add_argument("--models", nargs="+", default=list(RECIPES), choices=RECIPES)
     parser.add_argument("--noise", nargs="+", type=float, default=NOISE, metavar="S2")
     options = parser.parse_args()
-    options.log_variances = list(PAPER_SWEEP)
     if options.first_epochs is None:
         options.first_epochs = options.epochs // 2
     if options.smoke:
@@ -201,6 +209,8 @@ def noise(options, x, y):
             model=name,
             first_epochs=options.first_epochs if name == "Diag-D" else 0,
         )
+        if options.epsilon != 1e-6:
+            settings["epsilon"] = options.epsilon
         file = f"{options.dataset}_{name}_{pattern}_{variance:g}_seed{options.seed}"
 
         def run(settings):
@@ -221,12 +231,15 @@ def regions(settings, x, y):
         )[0]
 
     def make(model):
-        return RECIPES[model](
+        vae = RECIPES[model](
             x.shape[1:],
             settings["latent_dim"],
             backbone=backbone(x, settings),
             seed=settings["seed"],
         )
+        if model == "Diag-D" and "epsilon" in settings:
+            vae.likelihood.variance_model.epsilon = settings["epsilon"]
+        return vae
 
     vae = make(settings["model"])
     if settings["first_epochs"]:
