@@ -1,7 +1,8 @@
 """P2's decoders on a sequence model, SVG with a learned prior (P2, Section 5).
 
-    python examples/video.py                                     # moving digits, 16x16
-    python examples/video.py --dataset frey --data-file FILE.npz # 32x32
+    python examples/video.py --steps 6000            # moving digits, 16x16
+    python examples/video.py --dataset frey --data-file FILE.npz --steps 800 \\
+        --schedule constant                          # 32x32
     python examples/video.py --dataset mnist --data-dir DIR --frames dcgan --steps 60000
     python examples/video.py --dataset bair --data-dir DIR --frames vgg --steps 120000
 
@@ -71,14 +72,16 @@ def main():
             "frames": options.frames,
             "steps": options.steps,
             "learning_rate": options.learning_rate,
-            "schedule": "cosine",
-            "sequences": len(x_train),
             "n_past": 2,
             "sizes": SIZES[options.dataset],
             "num_samples": options.num_samples,
             "seed": options.seed,
             "smoke": options.smoke,
         }
+        if options.schedule == "cosine":
+            settings["schedule"] = options.schedule
+        if options.dataset in ("digits", "mnist"):
+            settings["sequences"] = len(x_train)
         words = name.replace(",", "").replace("'", "").replace(" ", "_")
         file = f"{options.dataset}_{words}_seed{options.seed}"
 
@@ -99,6 +102,12 @@ def parse():
     parser.add_argument("--decoders", nargs="+", default=list(DECODERS))
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument(
+        "--schedule",
+        default="cosine",
+        choices=("cosine", "constant"),
+        help="of the learning rate; the records of frey are of the constant one",
+    )
     parser.add_argument("--num-samples", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -165,7 +174,9 @@ def train(decoder, settings, x_train, x_test):
         seed=settings["seed"],
     )
     steps = max(settings["steps"] // 2, 1)
-    rate = keras.optimizers.schedules.CosineDecay(settings["learning_rate"], 2 * steps)
+    rate = settings["learning_rate"]
+    if "schedule" in settings:
+        rate = keras.optimizers.schedules.CosineDecay(rate, 2 * steps)
     vae.compile(keras.optimizers.Adam(rate))
     history = vae.fit(
         x_train,
