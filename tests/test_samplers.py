@@ -262,6 +262,20 @@ def test_moments_of_mixture_draws(mixture, make, monkeypatch):
     np.testing.assert_array_equal(fast.sample(100, seed=0), draws)
 
 
+@each_mixture
+@pytest.mark.parametrize("n", [0, 1, 500])
+def test_each_draw_is_of_its_own_component(mixture, make, n):
+    """`mu_k + A_k e`; of blocks that are full, short and empty."""
+    fast, random = mixture(*make(components=50)), np.random.default_rng(0)
+    index = (50 * random.uniform(size=n) ** 4).astype("int32")
+    noise = random.normal(size=(n, L)).astype("float32")
+    components = fast.components_distribution
+    factors = components.scale.to_dense().numpy()[index]
+    expected = components.loc.numpy()[index] + np.einsum("nij,nj->ni", factors, noise)
+    placed = fast._place(tf.constant(index), tf.constant(noise))
+    np.testing.assert_allclose(placed, expected, rtol=1e-5, atol=1e-5)
+
+
 @each_sampler
 def test_moments_of_draws(sampler):
     sampler.fit(Codes(), means(), seed=0)

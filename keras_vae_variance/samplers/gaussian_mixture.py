@@ -8,7 +8,7 @@ from tensorflow_probability import distributions as tfd
 
 from .base import Sampler, posteriors
 from .expectation_maximization import expectation_maximization
-from .mixtures import Mixture, quadratic_coefficients, quadratic_features
+from .mixtures import BLOCK, Mixture, quadratic_coefficients, quadratic_features
 
 __all__ = ["Codes", "GaussianMixture", "TriangularMixture"]
 
@@ -180,6 +180,26 @@ class TriangularMixture(Mixture):
         return quadratic_features(z)
 
     def _place(self, index, noise):
-        components = self.components_distribution
-        tril = tf.gather(components.scale.to_dense(), index)
-        return tf.gather(components.loc, index) + tf.linalg.matvec(tril, noise)
+        # By component and in blocks of one, so that a factor is read once a block and
+        # not once a draw.
+        loc = self.components_distribution.loc
+        tril = self.components_distribution.scale.to_dense()
+        count, latent_dim = loc.shape
+        order = tf.argsort(index, stable=True)
+        component = tf.gather(index, order)
+        draws = tf.math.bincount(index, minlength=count, maxlength=count)
+        blocks = -(-draws // BLOCK)
+        first = tf.gather(tf.cumsum(draws, exclusive=True), component)
+        slot = tf.gather(tf.cumsum(blocks, exclusive=True), component) * BLOCK
+        slot += tf.range(tf.shape(index)[0]) - first
+        size = tf.reduce_sum(blocks) * BLOCK, latent_dim
+        rows = tf.scatter_nd(slot[:, None], tf.gather(noise, order), size)
+        rows = tf.matmul(
+            tf.reshape(rows, (-1, BLOCK, latent_dim)),
+            tf.gather(tril, tf.repeat(tf.range(count), blocks)),
+            transpose_b=True,
+        )
+        rows = tf.gather(tf.reshape(rows, (-1, latent_dim)), slot)
+        return tf.gather(loc, index) + tf.scatter_nd(
+            order[:, None], rows, tf.shape(noise)
+        )

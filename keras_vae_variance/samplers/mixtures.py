@@ -7,9 +7,10 @@ from tensorflow_probability import distributions as tfd
 from ..ops import LOG_2_PI
 from .base import in_chunks, stateless_seed
 
-__all__ = ["Mixture", "quadratic_coefficients", "quadratic_features"]
+__all__ = ["BLOCK", "Mixture", "quadratic_coefficients", "quadratic_features"]
 
 CHUNK = 2**22  # numbers that a mixture holds at a time, of 8 bytes each
+BLOCK = 16  # draws of a component that are placed by one product
 
 
 def quadratic_features(z):
@@ -112,5 +113,6 @@ class Mixture(tfd.MixtureSameFamily):
         uniform = tf.random.stateless_uniform((n,), seeds[0], dtype=tf.float64)
         index = tf.searchsorted(self._cdf, uniform * self._cdf[-1], side="right")
         noise = tf.random.stateless_normal((n, *self.event_shape), seeds[1])
-        size = CHUNK // self.event_shape[0] ** 2
+        latent_dim = self.event_shape[0]
+        size = min(BLOCK * CHUNK // latent_dim**2, CHUNK // latent_dim)
         return in_chunks(self._place, [index, noise], size)
