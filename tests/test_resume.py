@@ -275,7 +275,7 @@ def test_bad_arguments(tmp_path, save_freq):
 @pytest.mark.slow
 def test_killed_twenty_times_at_random_moments(tmp_path):
     path = tmp_path / "killed.json"
-    tiny.run_worker("kill", path, 20, timeout=900)
+    tiny.run_worker("kill", path, 20)
     runs = tiny.read_json(path)["ended"]
     assert len(runs) >= 2
     (_, stage, epochs, history), *others = runs
