@@ -19,8 +19,12 @@ import numpy as np
 import keras_vae_variance as kvv
 
 __all__ = [
+    "add_data",
+    "archive",
     "bits_per_dimension",
+    "floats",
     "hand_on",
+    "load",
     "mosaic",
     "once",
     "parser",
@@ -56,6 +60,51 @@ def parser(doc, script):
     )
     options.add_argument("--smoke", action="store_true", help="a few steps only")
     return options
+
+
+def add_data(options, default, choices, file=None):
+    """Adds the options of where the data are.
+
+    Args:
+        options: the parser.
+        default: the data set where none is named.
+        choices: the data sets that the script knows.
+        file: what `--data-file` is, of a script that has it.
+    """
+    options.add_argument("--dataset", default=default, choices=choices)
+    if file:
+        options.add_argument("--data-file", help=file)
+    options.add_argument("--data-dir", help="folder of TensorFlow Datasets")
+    options.add_argument("--download", action="store_true", help="where it is absent")
+
+
+def load(name, options, **arguments):
+    """Images and labels of a data set, `((x_train, y_train), (x_test, y_test))`.
+
+    uint8, but for scikit-learn's digits, which are float32 in [0, 1].
+
+    Args:
+        name: "digits", or a name of `datasets.load`.
+        options: with `data_dir` and `download`.
+        arguments: of `datasets.load`.
+    """
+    if name == "digits":
+        return kvv.datasets.digits()
+    return kvv.datasets.load(
+        name, data_dir=options.data_dir, download=options.download, **arguments
+    )
+
+
+def archive(path):
+    """The images of an .npz, `(n, height, width, channels)`."""
+    with np.load(path) as arrays:
+        (x,) = (arrays[k] for k in arrays.files if arrays[k].ndim >= 3)
+    return x if x.ndim == 4 else x[..., None]
+
+
+def floats(x):
+    """Images in [0, 1], float32."""
+    return x.astype("float32") / 255.0 if x.dtype == np.uint8 else x
 
 
 def once(folder, name, settings, run):

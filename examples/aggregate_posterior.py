@@ -87,11 +87,7 @@ def main():
 def parse():
     parser = _runs.parser(__doc__, __file__)
     parser.add_argument("--part", default="density", choices=("density", "samples"))
-    parser.add_argument(
-        "--dataset", default="mnist", choices=("mnist", "fashion_mnist", "digits")
-    )
-    parser.add_argument("--data-dir", help="folder of TensorFlow Datasets")
-    parser.add_argument("--download", action="store_true", help="where it is absent")
+    _runs.add_data(parser, "mnist", ("mnist", "fashion_mnist", "digits"))
     parser.add_argument("--classifier", help="of train_classifier.py, for its features")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--epochs", type=int, default=16)
@@ -109,12 +105,7 @@ def parse():
 
 
 def load(options):
-    if options.dataset == "digits":
-        (x_train, _), (x_test, _) = kvv.datasets.digits()
-    else:
-        (x_train, _), (x_test, _) = kvv.datasets.load(
-            options.dataset, data_dir=options.data_dir, download=options.download
-        )
+    (x_train, _), (x_test, _) = _runs.load(options.dataset, options)
     return (x_train[:512], x_test[:64]) if options.smoke else (x_train, x_test)
 
 

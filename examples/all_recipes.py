@@ -74,11 +74,7 @@ def shown(number, digits):
 
 def parse():
     parser = _runs.parser(__doc__, __file__)
-    parser.add_argument(
-        "--dataset", default="digits", choices=("digits", "mnist", "fashion_mnist")
-    )
-    parser.add_argument("--data-dir", help="folder of TensorFlow Datasets")
-    parser.add_argument("--download", action="store_true", help="where it is absent")
+    _runs.add_data(parser, "digits", ("digits", "mnist", "fashion_mnist"))
     parser.add_argument("--epochs", type=int, default=50)
     parser.add_argument(
         "--recipes",
@@ -94,12 +90,7 @@ def parse():
 
 
 def load(options):
-    if options.dataset == "digits":
-        (x_train, _), (x_test, _) = kvv.datasets.digits()
-    else:
-        (x_train, _), (x_test, _) = kvv.datasets.load(
-            options.dataset, data_dir=options.data_dir, download=options.download
-        )
+    (x_train, _), (x_test, _) = _runs.load(options.dataset, options)
     return (x_train[:200], x_test[:50]) if options.smoke else (x_train, x_test)
 
 

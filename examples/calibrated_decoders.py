@@ -145,15 +145,9 @@ def main():
 
 def parse():
     parser = _runs.parser(__doc__, __file__)
-    parser.add_argument(
-        "--dataset",
-        default="svhn",
-        choices=("svhn", "frey", "svhn_cropped", "digits"),
-    )
-    parser.add_argument("--data-file", help="an .npz of svhn or frey")
+    names = "svhn", "frey", "svhn_cropped", "digits"
+    _runs.add_data(parser, "svhn", names, file="an .npz of svhn or frey")
     parser.add_argument("--squeezenet", help="an .h5, for Frechet distances")
-    parser.add_argument("--data-dir", help="folder of TensorFlow Datasets")
-    parser.add_argument("--download", action="store_true", help="where it is absent")
     parser.add_argument("--decoders", nargs="+", default=list(DECODERS))
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--steps", type=int, default=5725)
@@ -166,19 +160,11 @@ def parse():
 
 def load(options):
     """Training and test images, uint8 (floats for the digits)."""
-    if options.dataset == "digits":
-        (x_train, _), (x_test, _) = kvv.datasets.digits()
-    elif options.dataset == "svhn_cropped":
-        (x_train, _), (x_test, _) = kvv.datasets.load(
-            "svhn_cropped",
-            size=28,
-            data_dir=options.data_dir,
-            download=options.download,
-        )
+    if options.dataset in ("digits", "svhn_cropped"):
+        arguments = {} if options.dataset == "digits" else {"size": 28}
+        (x_train, _), (x_test, _) = _runs.load(options.dataset, options, **arguments)
     else:
-        with np.load(options.data_file) as archive:
-            (x,) = (archive[k] for k in archive.files if archive[k].ndim >= 3)
-        x = x if x.ndim == 4 else x[..., None]
+        x = _runs.archive(options.data_file)
         if options.dataset == "svhn":
             x_train, x_test = x[:8000, 2:30, 2:30], x[-2000:, 2:30, 2:30]
         else:
@@ -245,7 +231,7 @@ def distance(vae, x_test, features, seed):
         np.asarray(vae.generate(min(500, len(x_test)), seed=seed + i)["mean"])
         for i in range(-(-len(x_test) // 500))
     ]
-    real = (x_test / 255.0).astype("float32") if x_test.dtype == np.uint8 else x_test
+    real = _runs.floats(x_test)
     generated = np.clip(np.concatenate(parts), 0.0, 1.0)
     return kvv.metrics.frechet_distance(real, generated, features)
 

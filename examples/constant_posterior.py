@@ -64,9 +64,7 @@ def main():
 def parse():
     parser = _runs.parser(__doc__, __file__)
     parser.add_argument("--part", default="posterior", choices=("posterior", "baggins"))
-    parser.add_argument("--dataset", default="mnist", choices=("mnist", "digits"))
-    parser.add_argument("--data-dir", help="folder of TensorFlow Datasets")
-    parser.add_argument("--download", action="store_true", help="where it is absent")
+    _runs.add_data(parser, "mnist", ("mnist", "digits"))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=200)
     parser.add_argument("--scales", type=float, nargs="+", default=(0.1, 1.0, 10.0))
@@ -79,12 +77,7 @@ def parse():
 
 
 def load(options):
-    if options.dataset == "digits":
-        data = kvv.datasets.digits()
-    else:
-        data = kvv.datasets.load(
-            options.dataset, data_dir=options.data_dir, download=options.download
-        )
+    data = _runs.load(options.dataset, options)
     if options.smoke:
         data = [(x[:600], y[:600]) for x, y in data]
     return data

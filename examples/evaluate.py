@@ -75,10 +75,7 @@ def main():
 def parse():
     parser = _runs.parser(__doc__, __file__)
     parser.add_argument("model", nargs="?", help="a .keras file")
-    parser.add_argument("--dataset", default="digits", choices=DATASETS)
-    parser.add_argument("--data-file", help="an .npz with x_train and x_test")
-    parser.add_argument("--data-dir", help="folder of TensorFlow Datasets")
-    parser.add_argument("--download", action="store_true", help="where it is absent")
+    _runs.add_data(parser, "digits", DATASETS, file="an .npz with x_train and x_test")
     parser.add_argument("--classifier", help="of train_classifier.py, for distances")
     parser.add_argument("--squeezenet", help="an .h5, for distances of colour images")
     parser.add_argument("--outliers", choices=DATASETS, help="what is anomalous")
@@ -101,12 +98,7 @@ def load(dataset, options):
         with np.load(options.data_file) as data:
             labels = data["y_test"] if "y_test" in data else None
             return data["x_train"], data["x_test"][: options.images], labels
-    if dataset == "digits":
-        (x_train, _), (x_test, y_test) = kvv.datasets.digits()
-    else:
-        (x_train, _), (x_test, y_test) = kvv.datasets.load(
-            dataset, data_dir=options.data_dir, download=options.download
-        )
+    (x_train, _), (x_test, y_test) = _runs.load(dataset, options)
     return x_train, x_test[: options.images], y_test[: options.images]
 
 
@@ -220,7 +212,7 @@ def distances(vae, mixture, x, options):
     if features is None:
         return []
     section, rows, seed = f"Distances by {features.name}", [], options.seed
-    real = in_unit_interval(x)
+    real = _runs.floats(x)
     sets = {
         "prior": means(vae, len(x), None, seed),
         "mixture": means(vae, len(x), mixture, seed),
@@ -258,10 +250,6 @@ def means(vae, count, sampler, seed):
         for i in range(0, count, 500)
     ]
     return np.concatenate(parts)
-
-
-def in_unit_interval(x):
-    return (x / 255.0).astype("float32") if x.dtype == np.uint8 else x
 
 
 def anomalies(vae, x, options):

@@ -106,11 +106,7 @@ def main():
 
 def parse():
     parser = _runs.parser(__doc__, __file__)
-    parser.add_argument(
-        "--dataset", default="mnist", choices=("mnist", "fashion_mnist", "digits")
-    )
-    parser.add_argument("--data-dir", help="folder of TensorFlow Datasets")
-    parser.add_argument("--download", action="store_true", help="where it is absent")
+    _runs.add_data(parser, "mnist", ("mnist", "fashion_mnist", "digits"))
     parser.add_argument("--classifier", required=True, help="of train_classifier.py")
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     parser.add_argument("--epochs", type=int, default=10)
@@ -131,13 +127,8 @@ def parse():
 
 def load(options):
     """Images in [0, 1]."""
-    if options.dataset == "digits":
-        (x_train, _), (x_test, _) = kvv.datasets.digits()
-    else:
-        (x_train, _), (x_test, _) = kvv.datasets.load(
-            options.dataset, data_dir=options.data_dir, download=options.download
-        )
-        x_train, x_test = (x.astype("float32") / 255.0 for x in (x_train, x_test))
+    (x_train, _), (x_test, _) = _runs.load(options.dataset, options)
+    x_train, x_test = _runs.floats(x_train), _runs.floats(x_test)
     return (x_train[:256], x_test[:64]) if options.smoke else (x_train, x_test)
 
 

@@ -114,12 +114,8 @@ def main():
 
 def parse():
     parser = _runs.parser(__doc__, __file__)
-    parser.add_argument(
-        "--dataset", default="digits", choices=("svhn", "fashion_mnist", "digits")
-    )
-    parser.add_argument("--data-file", help="an .npz of svhn")
-    parser.add_argument("--data-dir", help="folder of TensorFlow Datasets")
-    parser.add_argument("--download", action="store_true", help="where it is absent")
+    names = "svhn", "fashion_mnist", "digits"
+    _runs.add_data(parser, "digits", names, file="an .npz of svhn")
     parser.add_argument("--squeezenet", help="an .h5, for Frechet distances")
     parser.add_argument("--decoders", nargs="+", default=list(DECODERS))
     parser.add_argument(
@@ -146,15 +142,10 @@ def parse():
 def load(options):
     """Training and test images, uint8 (floats for the digits)."""
     if options.dataset == "svhn":
-        with np.load(options.data_file) as archive:
-            (x,) = (archive[k] for k in archive.files if archive[k].ndim == 4)
+        x = _runs.archive(options.data_file)
         x_train, x_test = x[:8000, 2:30, 2:30], x[-2000:, 2:30, 2:30]
-    elif options.dataset == "fashion_mnist":
-        (x_train, _), (x_test, _) = kvv.datasets.load(
-            "fashion_mnist", data_dir=options.data_dir, download=options.download
-        )
     else:
-        (x_train, _), (x_test, _) = kvv.datasets.digits()
+        (x_train, _), (x_test, _) = _runs.load(options.dataset, options)
     return x_train[: options.train], x_test[: options.test]
 
 
@@ -190,18 +181,14 @@ def train(settings, x_train, x_test, features):
     # A running average may lag behind the networks, and the bound is steep in it.
     vae.calibrate(x_train[:2000])
     terms = {name: np.mean(v) for name, v in vae.elbo(x_test, seed=seed).items()}
+    errors = np.asarray(vae.reconstruct(x_test)["mean"]) - _runs.floats(x_test)
     numbers = {
         "nll_bound": -terms["elbo"],
         "reconstruction": terms["reconstruction"],
         "kl": terms["kl"],
         "layer_kl": vae.active_layers(x_test, seed=seed).kl,
         "active_layers": vae.active_layers(x_test, seed=seed).count,
-        "mse": np.mean(
-            np.sum(
-                (np.asarray(vae.reconstruct(x_test)["mean"]) - as_float(x_test)) ** 2
-            )
-        )
-        / len(x_test),
+        "mse": np.sum(errors**2) / len(x_test),
         "bits_per_dimension": _runs.bits_per_dimension(vae, x_test, seed),
         "latents": sum(vae.latent_dims),
         "parameters": vae.count_params(),
@@ -216,10 +203,6 @@ def train(settings, x_train, x_test, features):
     if features is not None:
         numbers["distance"] = distance(vae, x_test, features, seed)
     return numbers
-
-
-def as_float(x):
-    return x / 255.0 if x.dtype == np.uint8 else x
 
 
 def report(results):

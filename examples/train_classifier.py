@@ -60,11 +60,7 @@ def main():
 
 def parse():
     parser = _runs.parser(__doc__, __file__)
-    parser.add_argument(
-        "--dataset", default="mnist", choices=("mnist", "fashion_mnist", "digits")
-    )
-    parser.add_argument("--data-dir", help="folder of TensorFlow Datasets")
-    parser.add_argument("--download", action="store_true", help="where it is absent")
+    _runs.add_data(parser, "mnist", ("mnist", "fashion_mnist", "digits"))
     parser.add_argument("--output", type=pathlib.Path, help="the .keras file to write")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
@@ -76,13 +72,8 @@ def parse():
 
 def load(options):
     """Images in [0, 1] and labels, of training and test."""
-    if options.dataset == "digits":
-        (x, y), (x_test, y_test) = kvv.datasets.digits()
-    else:
-        (x, y), (x_test, y_test) = kvv.datasets.load(
-            options.dataset, data_dir=options.data_dir, download=options.download
-        )
-        x, x_test = (images.astype("float32") / 255.0 for images in (x, x_test))
+    (x, y), (x_test, y_test) = _runs.load(options.dataset, options)
+    x, x_test = _runs.floats(x), _runs.floats(x_test)
     if options.smoke:
         x, y, x_test, y_test = x[:512], y[:512], x_test[:256], y_test[:256]
     return x, y, x_test, y_test

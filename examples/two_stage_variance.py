@@ -22,7 +22,6 @@ shrinks it to seconds; with `--dataset digits` it needs no data set.
 """
 
 import argparse
-import importlib.metadata
 import json
 import os
 import pathlib
@@ -31,6 +30,7 @@ import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import _runs
 import keras
 import numpy as np
 
@@ -91,10 +91,7 @@ def main():
         "command": f"python examples/{pathlib.Path(sys.argv[0]).name} "
         + " ".join(sys.argv[1:]),
         "settings": {k: v for k, v in vars(options).items() if not k.endswith("_dir")},
-        "versions": {
-            p: importlib.metadata.version(p)
-            for p in ("keras", "tensorflow", "tensorflow-probability", "scikit-learn")
-        },
+        "versions": _runs.versions(),
         "numbers": numbers,
         "history": {k: [round(v, 5) for v in h] for k, h in history.history.items()},
     }
@@ -107,11 +104,7 @@ def main():
 
 def parse():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "--dataset", default="mnist", choices=("mnist", "fashion_mnist", "digits")
-    )
-    parser.add_argument("--data-dir", help="folder of TensorFlow Datasets")
-    parser.add_argument("--download", action="store_true", help="where it is absent")
+    _runs.add_data(parser, "mnist", ("mnist", "fashion_mnist", "digits"))
     parser.add_argument("--latent-dim", type=int, default=16)
     parser.add_argument("--epochs", type=int, nargs=2, default=(16, 14))
     parser.add_argument("--batch-size", type=int, default=256)
@@ -129,12 +122,7 @@ def parse():
 
 
 def load(options):
-    if options.dataset == "digits":
-        (x_train, _), (x_test, _) = kvv.datasets.digits()
-    else:
-        (x_train, _), (x_test, _) = kvv.datasets.load(
-            options.dataset, data_dir=options.data_dir, download=options.download
-        )
+    (x_train, _), (x_test, _) = _runs.load(options.dataset, options)
     if options.smoke:
         x_train, x_test = x_train[:512], x_test[:64]
     return x_train, x_test

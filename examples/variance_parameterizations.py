@@ -110,9 +110,7 @@ def main():
 def parse():
     parser = _runs.parser(__doc__, __file__)
     parser.add_argument("--part", default="noise", choices=("noise", "sweep"))
-    parser.add_argument("--dataset", default="mnist", choices=("mnist", "digits"))
-    parser.add_argument("--data-dir", help="folder of TensorFlow Datasets")
-    parser.add_argument("--download", action="store_true", help="where it is absent")
+    _runs.add_data(parser, "mnist", ("mnist", "digits"))
     parser.add_argument(
         "--encoding", default="stochastic", choices=("stochastic", "deterministic")
     )
@@ -147,13 +145,8 @@ def parse():
 
 def load(options):
     """Images in [0, 1], and labels."""
-    if options.dataset == "digits":
-        (x, y), _ = kvv.datasets.digits()
-    else:
-        (x, y), _ = kvv.datasets.load(
-            options.dataset, data_dir=options.data_dir, download=options.download
-        )
-        x = x.astype("float32") / 255.0
+    (x, y), _ = _runs.load(options.dataset, options)
+    x = _runs.floats(x)
     options.images = 256 if options.smoke else options.images
     return x[: options.images], y[: options.images]
 

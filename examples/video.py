@@ -95,9 +95,7 @@ def main():
 
 def parse():
     parser = _runs.parser(__doc__, __file__)
-    parser.add_argument("--dataset", default="digits", choices=SIZES)
-    parser.add_argument("--data-file", help="an .npz of frey")
-    parser.add_argument("--data-dir", help="folder of TensorFlow Datasets")
+    _runs.add_data(parser, "digits", SIZES, file="an .npz of frey")
     parser.add_argument("--frames", default="dcgan", choices=("dcgan", "vgg"))
     parser.add_argument("--decoders", nargs="+", default=list(DECODERS))
     parser.add_argument("--steps", type=int, default=600)
@@ -121,23 +119,18 @@ def load(options):
     """Sequences to train and to test with, uint8, `(n, time, height, width, c)`."""
     side, length = SIZES[options.dataset][0], 8
     if options.dataset == "bair":
-        halves = kvv.datasets.load(
-            "bair_robot_pushing_small", data_dir=options.data_dir, download=False
-        )
+        halves = _runs.load("bair_robot_pushing_small", options)
         return halves[0][0][:, :12], halves[1][0][:, :12]
     if options.dataset == "frey":
-        with np.load(options.data_file) as archive:
-            (video,) = (archive[k] for k in archive.files if archive[k].ndim >= 3)
-        x = video if video.ndim == 4 else video[..., None]
+        x = _runs.archive(options.data_file)
         # A later part of the video, and no frame in both.
         train = kvv.datasets.windows(x[:1700], length, stride=2)
         test = kvv.datasets.windows(x[1700:], length, stride=length)
     else:
         digits = {"num_digits": 1}
-        halves = kvv.datasets.digits()
+        halves = _runs.load(options.dataset, options)
         if options.dataset == "mnist":
             digits = {"num_digits": 2}
-            halves = kvv.datasets.load("mnist", data_dir=options.data_dir)
             length = 15
         train, test = (
             kvv.datasets.moving_digits(
