@@ -70,16 +70,17 @@ def batches(x, batch_size=256):
         )
 
 
-def check_images(x, input_shape, unit_interval=False, name="x"):
+def check_images(x, input_shape, unit_interval=False, name="x", tensors=True):
     """Raises where `x` is not a batch of examples of `input_shape`.
 
-    Shape and dtype are checked of any tensor, values of concrete arrays alone.
+    Shape and dtype are checked of any tensor, values of those that have them now.
 
     Args:
         x: array or tensor, `(batch, *input_shape)`, of uint8 or float.
         input_shape: the shape of one example.
         unit_interval: whether values outside [0, 1] are wrong.
         name: how the message calls `x`.
+        tensors: whether the values of tensors are checked too, not of arrays alone.
 
     Raises:
         TypeError: on integers other than uint8, and on what is not numeric.
@@ -112,7 +113,11 @@ def check_images(x, input_shape, unit_interval=False, name="x"):
             f"`{name}` must be uint8 (0 to 255, scaled to [0, 1] by the model) or "
             f"float. Received: {name}.dtype={dtype}"
         )
-    if "float" not in dtype or not isinstance(x, np.ndarray) or x.size == 0:
+    if "float" not in dtype:
+        return
+    if tensors and _is_concrete(x):
+        x = keras.ops.convert_to_numpy(x)
+    if not isinstance(x, np.ndarray) or x.size == 0:
         return
     lowest, highest = float(x.min()), float(x.max())  # NaN goes through both
     if not (np.isfinite(lowest) and np.isfinite(highest)):
@@ -126,6 +131,17 @@ def check_images(x, input_shape, unit_interval=False, name="x"):
             f"`{name}` must lie in [0, 1] for this likelihood; uint8 images are scaled "
             f"by the model. Received: values from {lowest:g} to {highest:g}"
         )
+
+
+def _is_concrete(x):
+    """Whether a tensor has values now, and not only while a graph runs."""
+    if isinstance(x, keras.KerasTensor):
+        return False
+    if keras.backend.backend() == "jax" and keras.ops.is_tensor(x):
+        import jax
+
+        return not isinstance(x, jax.core.Tracer)
+    return hasattr(x, "numpy")  # TensorFlow's eager tensors, not its symbolic ones
 
 
 def as_tuples(batches):

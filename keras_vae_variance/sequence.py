@@ -217,6 +217,11 @@ class SequenceVAE(Futures, VAE):
     # ----------------------------------------------------------------------------------
     # The objective
 
+    @property
+    def target_shape(self):
+        """Shape of the predicted frames of an example, which the likelihood scores."""
+        return (self._steps, *self.frame_shape)
+
     def targets(self, x):
         """The frames of `x` that the model predicts, as `prepare` gives them."""
         return self.prepare(x)[:, self._first :]

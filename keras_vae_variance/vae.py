@@ -224,7 +224,8 @@ class VAE(Fitting, Inference, Saving, Steps, keras.Model):
 
     def _forward(self, x, training, sample_weight=None):
         """Terms; their global means, with the loss and the diagnostics; the batch."""
-        x, present = self.prepare(x), 1.0
+        # A step has its own tests of values, inside of its graph.
+        x, present = self._prepared(x, self.event_shape, tensors=False), 1.0
         if self._convolves:
             x, sample_weight, present = kvv_ops.never_empty(x, sample_weight)
 
@@ -284,15 +285,21 @@ class VAE(Fitting, Inference, Saving, Steps, keras.Model):
 
         Raises:
             ValueError: on another shape, on NaN or infinite values, and on values
-                outside [0, 1] where the likelihood needs them inside.
+                outside [0, 1] where the likelihood needs them inside. (While a graph is
+                traced there are no values to check.)
             TypeError: on integers other than uint8.
         """
         return self._prepared(x, self.event_shape)
 
-    def _prepared(self, x, shape):
+    @property
+    def target_shape(self):
+        """Shape of that of an example which the likelihood scores: all of it."""
+        return self.event_shape
+
+    def _prepared(self, x, shape, tensors=True):
         if not data.is_array(x):
             x = np.asarray(x)
-        data.check_images(x, shape, self.likelihood.unit_interval)
+        data.check_images(x, shape, self.likelihood.unit_interval, tensors=tensors)
         x = ops.convert_to_tensor(x)
         if keras.backend.standardize_dtype(x.dtype) == "uint8":
             return ops.cast(x, "float32") / 255.0

@@ -285,6 +285,12 @@ def test_wrong_arguments(twin):
     for levels in ([], [0.0, 0.5], [0.5, 1.0], [0.9, 0.5], [0.5, 0.5], ["a"], [np.nan]):
         with pytest.raises(ValueError, match=r"`levels`.*Received: levels=\["):
             calibration(vae, x, levels)
+    with pytest.raises(ValueError, match="`levels` must be increasing"):
+        coverage(vae, x, levels=0.9)
+    for size in (-1, 0, 256.0):
+        for metric in (calibration, kvv.metrics.anomaly_scores):
+            with pytest.raises(ValueError, match=f"Received: batch_size={size}"):
+                metric(vae, x, batch_size=size)
     with pytest.raises(ValueError, match="at least one example"):
         calibration(vae, x[:0])
     with pytest.raises(

@@ -390,3 +390,20 @@ def test_the_elbo_of_a_deterministic_posterior():
     vae = build(posterior=kvv.posteriors.Deterministic(L), regularizers=[])
     with pytest.raises(ValueError, match="deterministic posterior has no ELBO"):
         vae.elbo(x)
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf, 255.0])
+def test_values_of_tensors_and_streams_outside_of_training(models, value):
+    model, before = models["bernoulli"]
+    data = tf.constant(with_value(value))
+    stream = tf.data.Dataset.from_tensors(data)
+    match = "finite" if not np.isfinite(value) else r"must lie in \[0, 1\]"
+    for call in (
+        lambda: model.elbo(data, seed=0),
+        lambda: model.reconstruct(data),
+        lambda: kvv.metrics.log_likelihood(model, stream, 2, seed=0),
+        lambda: kvv.metrics.anomaly_scores(model, stream, num_samples=2, seed=0),
+    ):
+        with pytest.raises(ValueError, match=match):
+            call()
+    tiny.assert_same(tiny.state(model), before)

@@ -306,3 +306,23 @@ def test_wrong_arguments():
     with pytest.raises(ValueError, match="shape"):
         log_likelihood(linear_vae(), np.zeros((3, D + 1), "float32"))
     assert log_likelihood(linear_vae(), data()[:0]).shape == (0,)
+
+
+def test_a_density_by_draws_gets_a_seed_for_each_block():
+    """Of equal draws for all samples of an example the error would not fall with K."""
+
+    class Drawn:
+        draws_density = True
+
+        def __init__(self):
+            self.seeds = []
+
+        def log_prob(self, z, seed):
+            self.seeds.append(tuple(seed.tolist()))
+            return np.zeros(len(z))
+
+    x, runs = data(), [Drawn() for _ in range(3)]
+    for sampler, seed in zip(runs, (0, 0, 1), strict=True):
+        log_likelihood(linear_vae(), x, 4, sampler, seed=seed, chunk_size=len(x))
+    first, again, other = (sampler.seeds for sampler in runs)
+    assert len(set(first)) == 4 and first == again and not set(first) & set(other)

@@ -10,6 +10,7 @@ import scipy.special
 import scipy.stats
 import tensorflow as tf
 
+import keras_vae_variance as kvv
 from keras_vae_variance import ops
 
 VARIANCES = np.float32([1e-6, 1e-3, 0.5, 1.0, 3.0, 1e3])
@@ -286,6 +287,21 @@ def test_split_seeds_differ_and_repeat(make):
     np.testing.assert_array_equal(first, again)
     for i in range(3):
         assert np.all(first[i] != first[i - 1])
+
+
+@pytest.mark.parametrize(
+    "likelihood", [kvv.likelihoods.StudentT(), kvv.likelihoods.LogisticMixture(2)]
+)
+def test_draws_without_a_seed_differ(likelihood):
+    assert ops.split_seed(None, 2) == [None, None]
+    rng = np.random.default_rng(0)
+    likelihood.build((None, 2, 2, 1))
+    parameters = {
+        name: rng.random((3, *head[0]), "float32")
+        for name, head in likelihood.heads((2, 2, 1)).items()
+    }
+    first, second = (np.asarray(likelihood.sample(parameters)) for _ in range(2))
+    assert first.shape == (3, 2, 2, 1) and not np.array_equal(first, second)
 
 
 def test_fold_replica_draws_from_the_generator():

@@ -922,7 +922,9 @@ def test_p4_equations_19_and_20_log_determinant_by_traces():
     assert objective(best) == pytest.approx(log_det, rel=1e-9)
     roots = np.linalg.cholesky(best) @ (np.eye(L) + random.normal(size=(50, L, L)) / 5)
     assert min(objective(root @ root.T) for root in roots) > log_det + 1e-4
-    probes = random.multivariate_normal(np.zeros(L), best, size=20_000)
+    probes = random.multivariate_normal(
+        np.zeros(L), best, size=20_000, method="cholesky"
+    )
     trace = np.einsum("ni,ij,nj->n", probes, a, probes)
     assert abs(trace.mean() - L) < 4 * trace.std() / np.sqrt(len(probes))
     # Eq. 20: less the prior's log determinant, that of Eq. 16.

@@ -226,3 +226,12 @@ def test_learns_what_is_not_normal():
     normal_gap = np.mean(logsumexp(terms, axis=0) - normal)
     # The best normal is off by 0.4 nats.
     assert -0.02 < gap < 0.5 * normal_gap
+
+
+def test_the_order_and_the_first_noise_of_an_epoch_are_of_different_streams():
+    mean = np.zeros((5, 2), "float32")
+    codes = second_stage._Codes(mean, mean + 1.0, batch_size=5, seed=3)
+    stream = np.random.default_rng((3, 0))  # which is that of (3, 0, 0) too
+    assert codes.order.tolist() == stream.permutation(5).tolist()
+    again = np.random.default_rng((3, 0)).standard_normal((5, 2), np.float32)
+    assert not np.array_equal(codes[0], again)

@@ -109,7 +109,7 @@ def evidence(x, cov):
 
 def sequences(n, cov, seed=0):
     rng = np.random.default_rng(seed)
-    states = rng.multivariate_normal(np.zeros(T * L), cov, n)
+    states = rng.multivariate_normal(np.zeros(T * L), cov, n, method="cholesky")
     x = states @ EMIT.T + np.sqrt(R) * rng.standard_normal((n, T * D))
     return x.reshape(n, T, D).astype("float32")
 
@@ -600,6 +600,14 @@ def test_ssim_and_psnr_equal_slow_ones():
         kvv.metrics.ssim(x[:, :6], y[:, :6])
 
 
+@pytest.mark.parametrize("score", [kvv.metrics.ssim, kvv.metrics.psnr])
+def test_scores_of_uint8_are_those_of_floats(score):
+    x, y = np.random.default_rng(0).integers(0, 256, (2, 3, 8, 8, 1), dtype="uint8")
+    np.testing.assert_allclose(score(x, y), score(x / 255.0, y / 255.0))
+    with pytest.raises(TypeError, match="uint8 or float. Received: dtype=int64"):
+        score(x.astype("int64"), y.astype("int64"))
+
+
 def test_best_of_samples_is_the_best_by_its_mean(videos):
     vae = small()
     few, many = (kvv.metrics.best_of_samples(vae, videos, n, seed=0) for n in (1, 4))
@@ -652,3 +660,27 @@ def test_coverage_of_a_right_model_is_the_level_over_the_horizon():
     np.testing.assert_allclose(found, 0.9, atol=0.025)
     alone = kvv.metrics.horizon_coverage(vae, x, num_samples=1, seed=1)
     assert alone[-1] < 0.8
+    # 0.885 of ten: by their plain variance about an estimated mean it would be 0.863.
+    few = kvv.metrics.horizon_coverage(vae, x, num_samples=10, seed=1)
+    assert 0.875 < few[-1] < 0.9
+
+
+def test_its_score_counts_the_predicted_frames(videos):
+    vae = small()
+    values = np.linspace(-3, -2, 6)
+    # Four frames, of which all but the first are predicted.
+    assert vae.target_shape == vae.targets(videos).shape[1:] == (3, 8, 8, 1)
+    assert kvv.metrics.Score.of(vae, values).size == 3 * 64
+    pixels = small(lambda: kvv.variances.Learned(per_pixel=True, initial=0.1))
+    variance = kvv.metrics.equivalent_variance(pixels)
+    np.testing.assert_allclose(variance, np.full((8, 8, 1), 0.1), rtol=1e-5)
+
+
+def test_its_prior_is_no_one_distribution():
+    vae = small()
+    with pytest.raises(ValueError, match="knows the frames before"):
+        kvv.samplers.Prior().fit(vae)
+    identical = tiny.compiled(compile={"run_eagerly": True})
+    sampler = kvv.samplers.Prior().fit(identical)
+    with pytest.raises(ValueError, match="one vector of latents"):
+        kvv.metrics.kl_to_prior(sampler, vae)

@@ -70,6 +70,7 @@ def anomaly_scores(vae, x, kind="elbo", num_samples=20, seed=None, batch_size=25
             f"`kind` must be one of {', '.join(_KINDS)}. Received: kind={kind!r}"
         )
     check_count("num_samples", num_samples)
+    check_count("batch_size", batch_size)
     if kind == "log_likelihood":
         return -log_likelihood(vae, x, num_samples, seed=seed, chunk_size=batch_size)
     if kind == "elbo":

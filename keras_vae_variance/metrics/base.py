@@ -19,6 +19,7 @@ __all__ = [
     "encodings",
     "float64",
     "key",
+    "log_density",
     "noise",
     "streams",
     "variance",
@@ -94,6 +95,13 @@ def check_density(vae, consequence):
         )
 
 
+def log_density(sampler, z, words):
+    """`sampler.log_prob(z)`; one that is by draws itself makes them from `words`."""
+    if getattr(sampler, "draws_density", False):
+        return sampler.log_prob(z, seed=np.asarray(words).astype("int32"))
+    return sampler.log_prob(z)
+
+
 def float64(t):
     """A tensor of any backend as a float64 NumPy array."""
     return ops.convert_to_numpy(t).astype(np.float64)
@@ -161,6 +169,7 @@ def draws(vae, x, num_samples=1, seed=None, batch_size=256):
         `num_samples` `Latent`s of them, whose `sample` is the draw. All are float32
         tensors.
     """
+    check_count("batch_size", batch_size)
     noise_key, count = key(seed), 0
     for batch, latent in encoding_chunks(vae, x, batch_size):
         latent = Latent(*(ops.convert_to_tensor(t, "float32") for t in latent))

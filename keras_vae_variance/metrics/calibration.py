@@ -237,7 +237,7 @@ class _Tally:
 
 
 def _checked_levels(levels):
-    levels = list(levels)
+    levels = list(levels) if hasattr(levels, "__iter__") else [None]
     numeric = all(isinstance(level, numbers.Real) for level in levels)
     if not (numeric and levels and 0 < levels[0] and levels[-1] < 1) or any(
         not a < b for a, b in zip(levels, levels[1:], strict=False)

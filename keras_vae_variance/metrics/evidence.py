@@ -42,7 +42,9 @@ def log_evidence(vae, x, chunk_size=512):
         log det(J S2 J^T + V) = sum_k log v_k + log det(I + S J^T V^-1 J S)
 
     `J^T V^-1 J` is the information of a Gaussian, without what a predicted variance
-    itself says of `z`, and of a Bernoulli; of other likelihoods a lower bound.
+    itself says of `z`, and of a Bernoulli; of other likelihoods whose scalars are
+    independent a lower bound. (The channels of a pixel of a `LogisticMixture` depend on
+    each other, and what they say is counted for each.)
 
     Args:
         vae: a trained `VAE`.
@@ -184,14 +186,7 @@ def constant_variance_penalty(vae, x, chunk_size=512):
         for _, latent, information in _linearized(vae, x, chunk_size)
     ]
     precisions = np.concatenate(precisions)
-    # With C C^T = E[A], the trace is the squared norm of C^-1 A C^-T - I.
-    factor = np.linalg.inv(np.linalg.cholesky(precisions.mean(axis=0)))
-    identity = np.eye(vae.latent_dim)
-    penalties = [
-        np.sum(np.square(factor @ precision @ factor.T - identity)) / 4.0
-        for precision in precisions
-    ]
-    return Estimate.of(penalties)
+    return _relative_variation(precisions)
 
 
 def optimal_decoder(vae, x, z):
@@ -286,6 +281,19 @@ def _linearized(vae, x, chunk_size):
         jacobian = jacobian.reshape(*jacobian.shape[:2], -1)
         # In float64: rounding would drown what a dimension of little effect adds.
         yield nll, latent, jacobian @ jacobian.swapaxes(1, 2)
+
+
+def _relative_variation(precisions):
+    """`1/4 E tr[(A E[A]^-1 - I)^2]` of matrices `A`, `(n, L, L)`, an `Estimate`."""
+    # With C C^T = E[A], the trace is the squared norm of W - I, W = C^-1 A C^-T.
+    factor = np.linalg.inv(np.linalg.cholesky(precisions.mean(axis=0)))
+    identity = np.eye(len(factor))
+    off = factor @ precisions @ factor.T - identity
+    penalties = np.sum(np.square(off), axis=(1, 2)) / 4.0
+    # E[A] is an estimate too. What it adds to an example's influence has mean 0:
+    # -1/2 tr[(E[W^2] - I)(W - I)].
+    squares = np.mean(off @ off, axis=0)  # E[W] = I, so that E[W^2] = I + this
+    return Estimate.of(penalties - np.tensordot(off, squares, 2) / 2.0)
 
 
 def _relative(information, prior_variance):

@@ -7,7 +7,14 @@ from typing import NamedTuple
 import numpy as np
 
 from ..data import generator
-from .base import Estimate, check_count, encodings, float64
+from .base import (
+    Estimate,
+    check_count,
+    check_one_vector,
+    encodings,
+    float64,
+    log_density,
+)
 from .mixtures import prior
 
 __all__ = ["ActiveUnits", "active_units", "kl_to_prior"]
@@ -38,8 +45,8 @@ def kl_to_prior(sampler, vae=None, num_samples=10_000, num_runs=10, seed=None):
 
     Raises:
         TypeError: if `sampler` neither draws nor has a density.
-        ValueError: if `sampler` and `vae` are of different dimensions, or a count is
-            not an int, or too small.
+        ValueError: if `sampler` and `vae` are of different dimensions, a count is not
+            an int, or too small, or `vae` is a model of sequences.
 
     Example:
 
@@ -61,13 +68,18 @@ def kl_to_prior(sampler, vae=None, num_samples=10_000, num_runs=10, seed=None):
         )
     check_count("num_samples", num_samples)
     check_count("num_runs", num_runs, least=2)
-    seeds = generator(seed).integers(2**31, size=(num_runs, 2)).astype("int32")
+    if vae is not None:
+        check_one_vector(vae)
+    rng = generator(seed)
+    seeds, others = (
+        rng.integers(2**31, size=(num_runs, 2)).astype("int32") for _ in range(2)
+    )
     runs = []
-    for words in seeds:
+    for words, other in zip(seeds, others, strict=True):
         draws = sampler.sample(num_samples, seed=words)
         z = float64(draws)
-        log_ratio = float64(sampler.log_prob(draws)) - prior(vae, z).log_prob(z)[:, 0]
-        runs.append(log_ratio.mean())
+        log_q = float64(log_density(sampler, draws, other))
+        runs.append(np.mean(log_q - prior(vae, z).log_prob(z)[:, 0]))
     return Estimate.of(runs)
 
 

@@ -7,7 +7,15 @@ import numpy as np
 from keras import ops
 
 from ..data import batches
-from .base import check_count, check_one_vector, float64, key, noise, streams
+from .base import (
+    check_count,
+    check_one_vector,
+    float64,
+    key,
+    log_density,
+    noise,
+    streams,
+)
 
 __all__ = ["log_likelihood"]
 
@@ -26,7 +34,8 @@ def log_likelihood(vae, x, num_samples=20, sampler=None, seed=None, chunk_size=5
 
     The noise of a sample is a function of the seed, the place of the example in the
     data and the number of the sample. The result therefore depends on `chunk_size`, and
-    on the batches of a stream, by rounding alone, and more samples continue fewer.
+    on the batches of a stream, by rounding alone, and more samples continue fewer. (A
+    `SecondStage`, whose density is by draws itself, makes them by chunk.)
 
     Args:
         vae: a trained `VAE`.
@@ -84,10 +93,14 @@ def log_likelihood(vae, x, num_samples=20, sampler=None, seed=None, chunk_size=5
     results, count = [], 0
     for batch in _chunks(x, chunk_size):
         # With several layers all but the noise depends on the draw of the one before.
-        latent = vae.encode(batch) if len(vae.latent_dims) == 1 else ()
+        latent = ()
+        if len(vae.latent_dims) == 1:
+            latent = vae.encode(batch)
+        else:
+            vae.prepare(batch)  # checks values, which it cannot in the graph of `weigh`
         if weigh is None:
             weigh = _compiled(vae, batch, latent)
-        sources = streams(noise_key, count, len(batch))
+        sources, first = streams(noise_key, count, len(batch)), count
         count += len(batch)
         total = np.full(len(batch), -np.inf)
         step = max(1, chunk_size // len(batch))
@@ -96,7 +109,8 @@ def log_likelihood(vae, x, num_samples=20, sampler=None, seed=None, chunk_size=5
             draws = noise(sources, shape).swapaxes(0, 1)
             nll, log_q, log_p, z = weigh(batch, latent, draws)
             if sampler is not None:
-                log_p = sampler.log_prob(z)
+                words = np.random.SeedSequence([*map(int, noise_key), first, start])
+                log_p = log_density(sampler, z, words.generate_state(2) >> 1)
             # A small difference of numbers in the thousands: in float64.
             log_weights = float64(log_p) - float64(nll) - float64(log_q)
             log_weights = log_weights.reshape(-1, len(batch))

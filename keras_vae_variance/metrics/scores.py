@@ -104,7 +104,7 @@ class Score:
         return cls(
             float(values.mean()),
             float(values.std(ddof=1) / math.sqrt(len(values))),
-            math.prod(vae.event_shape),
+            math.prod(vae.target_shape),
             vae.likelihood.discrete,
             vae.likelihood.normalized,
             dequantized,
@@ -214,8 +214,8 @@ def equivalent_variance(vae):
             examples, and the KL alone as its regularizer.
 
     Returns:
-        `v * beta`, a float; one for each scalar, of the shape of `x`, where the
-        variance is one for each.
+        `v * beta`, a float; one for each scalar, of the shape of `x` (or of a frame),
+        where the variance is one for each.
 
     Raises:
         ValueError: for another likelihood, a variance that depends on the example, or
@@ -250,7 +250,7 @@ def equivalent_variance(vae):
         )
     v = keras.ops.convert_to_numpy(variance.predict({})).astype("float64")
     v = v * float(kvv_ops.concrete(vae.regularizers[0].weight))
-    return float(v.reshape(())) if v.size == 1 else v.reshape(vae.event_shape)
+    return float(v.reshape(())) if v.size == 1 else v.reshape(v.shape[1:])
 
 
 def equivalent_beta(vae, variance=1.0):

@@ -30,11 +30,15 @@ def psnr(x, y):
         -10 log10( mean of (x - y)^2 )
 
     Args:
-        x: images, `(..., height, width, channels)`.
+        x: images, `(..., height, width, channels)`, floats or uint8, divided by 255.
         y: images of the same shape.
 
     Returns:
         A float64 array of the leading shape; at most 100, that of an error of 1e-5.
+
+    Raises:
+        TypeError: for integers other than uint8.
+        ValueError: for images of different shapes.
 
     Example:
 
@@ -59,13 +63,15 @@ def ssim(x, y):
     of scikit-image.
 
     Args:
-        x: images, `(..., height, width, channels)`, of sides of at least 7.
+        x: images, `(..., height, width, channels)`, of sides of at least 7, floats or
+            uint8, divided by 255.
         y: images of the same shape.
 
     Returns:
         A float64 array of the leading shape; 1 where the images are equal.
 
     Raises:
+        TypeError: for integers other than uint8.
         ValueError: for images that are smaller, or of different shapes.
 
     Example:
@@ -146,11 +152,13 @@ def horizon_coverage(model, x, level=0.9, num_samples=10, seed=None, batch_size=
 
         |x_t - mean| <= Phi^-1((1 + level)/2) stddev
 
-    with the mean and variance of the predictive distribution of a pixel, over futures
-    of the model: the mean of the futures' means, and of their variances, to which the
-    variance of the means is added. A calibrated model has `level` at every frame; one
-    whose later frames go wrong without knowing it falls below. Futures go on from draws
-    of the predicted frames (`noise`).
+    with the mean and variance of the predictive distribution of a pixel, by K futures
+    of the model: the mean of the futures' means, and of their variances, to which
+    `(1 + 1/K)` times the sample variance of the means is added, theirs and that of
+    their mean. A calibrated model of Gaussian errors has about `level` at every frame,
+    and somewhat less with few futures: at worst, where they differ in their means
+    alone, 0.87 for 0.9 with 10, by Student's t. One whose later frames go wrong without
+    knowing it falls below. Futures go on from draws of predicted frames (`noise`).
 
     Args:
         model: a `SequenceVAE`.
@@ -187,7 +195,10 @@ def horizon_coverage(model, x, level=0.9, num_samples=10, seed=None, batch_size=
     inside, count = 0.0, 0
     for truth, futures in _futures(model, x, num_samples, seed, batch_size, True):
         means = float64(futures["mean"])
-        variance = float64(futures["variance"]).mean(axis=0) + means.var(axis=0)
+        variance = float64(futures["variance"]).mean(axis=0)
+        if num_samples > 1:
+            # The spread of futures, and the error of the mean of so few of them.
+            variance += (1.0 + 1.0 / num_samples) * means.var(axis=0, ddof=1)
         within = np.abs(truth - means.mean(axis=0)) <= quantile * np.sqrt(variance)
         inside = inside + within.reshape(*truth.shape[:2], -1).mean(axis=2).sum(axis=0)
         count += len(truth)
@@ -224,13 +235,22 @@ def _like(truth, futures):
 
 
 def _pair(x, y):
-    x, y = (np.asarray(t, np.float64) for t in (x, y))
+    x, y = (_in_unit_interval(t) for t in (x, y))
     if x.shape != y.shape or x.ndim < 3:
         raise ValueError(
             "`x` and `y` must be images of one shape (..., height, width, channels). "
             f"Received: x.shape={x.shape}, y.shape={y.shape}"
         )
     return x, y
+
+
+def _in_unit_interval(t):
+    t = np.asarray(t)
+    if t.dtype == np.uint8:
+        return t / 255.0
+    if not np.issubdtype(t.dtype, np.floating):
+        raise TypeError(f"Images must be uint8 or float. Received: dtype={t.dtype}")
+    return t.astype(np.float64)
 
 
 def _window_means(t):

@@ -37,8 +37,13 @@ def as_seed(seed):
 
 
 def split_seed(seed, num):
-    """Makes `num` different seeds, tensors of shape (2,), of one in any form."""
+    """Makes `num` different seeds, tensors of shape (2,), of one in any form.
+
+    None stays None, Keras's global generator, which goes on from draw to draw.
+    """
     seed = as_seed(seed)
+    if seed is None:
+        return [None] * num
     if isinstance(seed, int) or isinstance(seed, _GivenSeed):
         # Drawn, not counted up: the seeds of callers are often neighbours.
         words = keras.random.randint((num, 2), 0, 2**31 - 1, dtype="int32", seed=seed)

@@ -29,7 +29,12 @@ class Sampler:
       that a reloaded sampler gives the same bits.
 
     One without a closed density overrides `sample`, `log_prob` and `distribution` too.
+
+    Attributes:
+        draws_density: whether `log_prob` is itself by draws, and takes a `seed`.
     """
+
+    draws_density = False
 
     def __init__(self):
         self._arrays = None

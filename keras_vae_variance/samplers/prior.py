@@ -53,6 +53,11 @@ class Prior(Normal):
         return super().fit(vae, x, seed=0)
 
     def _learn(self, vae, x, generator):
+        if hasattr(vae, "predict_frames"):
+            raise ValueError(
+                "The prior of a model of sequences knows the frames before: call its "
+                f"`predict_frames`. Received: {vae.name}"
+            )
         # In evaluation a prior does not depend on the posterior that it is given.
         zeros = ops.zeros((1, vae.latent_dim))
         mean, variance = vae.prior(zeros, ops.ones_like(zeros), training=False)

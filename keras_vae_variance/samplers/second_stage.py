@@ -65,6 +65,8 @@ class SecondStage(Sampler):
     TensorShape([5])
     """
 
+    draws_density = True
+
     def __init__(
         self,
         hidden=(1024, 1024, 1024),
@@ -142,7 +144,7 @@ class SecondStage(Sampler):
             z: array or tensor of shape `(n, latent_dim)`.
             num_samples: number `K` of draws a latent vector.
             seed: of the draws, as for `sample`. By default they are the same at every
-                call, so that `metrics.log_likelihood` is a function of its seed.
+                call; the metrics give one to each block of latents.
 
         Returns:
             A float32 tensor of shape `(n,)`, in nats.
@@ -229,7 +231,8 @@ class _Codes(keras.utils.PyDataset):
     def __getitem__(self, index):
         rows = self.order[index * self.batch_size :][: self.batch_size]
         # By epoch and index, for Keras reads some batches more than once.
-        generator = np.random.default_rng((self.seed, self.epoch, index))
+        # From 1 on: NumPy takes (seed, epoch, 0) for (seed, epoch), that of the order.
+        generator = np.random.default_rng((self.seed, self.epoch, index + 1))
         noise = generator.standard_normal((len(rows), self.mean.shape[1]), np.float32)
         return self.mean[rows] + self.stddev[rows] * noise
 
