@@ -94,7 +94,7 @@ def parse():
 
 def load(dataset, options):
     """Training and test images, and the labels of the latter or None."""
-    if options.data_file:
+    if options.data_file and dataset == options.dataset:
         with np.load(options.data_file) as data:
             labels = data["y_test"] if "y_test" in data else None
             return data["x_train"], data["x_test"][: options.images], labels

@@ -249,7 +249,8 @@ class SequenceVAE(Futures, VAE):
         """Makes the predicted frames the batch of batch statistics."""
         outer = kvv_ops.batch_of(x)
         weights = ops.repeat(outer.weights, self._steps)
-        with kvv_ops.batch(weights, weights, outer.present):
+        with kvv_ops.batch(weights, weights, outer.present) as inner:
+            inner.added_losses = outer.added_losses  # which the objective sums
             yield
 
     def _encode_frames(self, x, training=False):

@@ -684,3 +684,13 @@ def test_its_prior_is_no_one_distribution():
     sampler = kvv.samplers.Prior().fit(identical)
     with pytest.raises(ValueError, match="one vector of latents"):
         kvv.metrics.kl_to_prior(sampler, vae)
+
+
+@pytest.mark.parametrize("name", ["posterior_network", "prior_network", "predictor"])
+def test_what_a_network_adds_to_the_loss_counts(name, videos):
+    vae = small()
+    network = getattr(vae, name)
+    penalised = keras.Model(network.inputs, tiny.MeanPenalty()(network.output))
+    setattr(vae, name, penalised)
+    logs = vae.evaluate(videos, batch_size=6, verbose=0, return_dict=True)
+    assert logs["loss"] > logs["reconstruction"] + logs["kl"] + 1e-6
