@@ -49,7 +49,7 @@ class Row(NamedTuple):
 def main():
     options = parse()
     options.output_dir.mkdir(parents=True, exist_ok=True)
-    x_train, x_test, y_test = load(options.dataset, options)
+    x_train, x_test, y_test = load(options.dataset, options, options.data_file)
     vae = (
         smoke_model(x_train)
         if options.smoke
@@ -92,10 +92,10 @@ def parse():
     return options
 
 
-def load(dataset, options):
+def load(dataset, options, data_file=None):
     """Training and test images, and the labels of the latter or None."""
-    if options.data_file and dataset == options.dataset:
-        with np.load(options.data_file) as data:
+    if data_file:
+        with np.load(data_file) as data:
             labels = data["y_test"] if "y_test" in data else None
             return data["x_train"], data["x_test"][: options.images], labels
     (x_train, _), (x_test, y_test) = _runs.load(dataset, options)

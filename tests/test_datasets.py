@@ -49,11 +49,11 @@ def test_digits_test_set_is_the_end_of_the_file():
 
 
 def test_load_without_download_begins_none(tmp_path, monkeypatch):
-    connections = []
-    monkeypatch.setattr(socket.socket, "connect", lambda *a: connections.append(a))
+    hosts = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *a, **k: hosts.append(host))
     with pytest.raises(FileNotFoundError) as info:
         datasets.load("mnist", data_dir=str(tmp_path), download=False)
-    assert not connections
+    assert not hosts
     message = str(info.value)
     assert "download=True" in message and f"data_dir={tmp_path}" in message
     assert message.endswith("download=False")

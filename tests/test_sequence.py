@@ -604,8 +604,13 @@ def test_ssim_and_psnr_equal_slow_ones():
 def test_scores_of_uint8_are_those_of_floats(score):
     x, y = np.random.default_rng(0).integers(0, 256, (2, 3, 8, 8, 1), dtype="uint8")
     np.testing.assert_allclose(score(x, y), score(x / 255.0, y / 255.0))
-    with pytest.raises(TypeError, match="uint8 or float. Received: dtype=int64"):
+    with pytest.raises(
+        TypeError, match="`x` must be uint8 or float. Received: x.dtype=int64"
+    ):
         score(x.astype("int64"), y.astype("int64"))
+    for value in (np.nan, -0.1, 2.0):
+        with pytest.raises(ValueError, match=r"`y` must lie in \[0, 1\]"):
+            score(x, np.full(y.shape, value))
 
 
 def test_best_of_samples_is_the_best_by_its_mean(videos):
@@ -690,7 +695,13 @@ def test_its_prior_is_no_one_distribution():
 def test_what_a_network_adds_to_the_loss_counts(name, videos):
     vae = small()
     network = getattr(vae, name)
-    penalised = keras.Model(network.inputs, tiny.MeanPenalty()(network.output))
-    setattr(vae, name, penalised)
+
+    class Penalty(keras.layers.Layer):
+        def call(self, inputs):
+            self.add_loss(ops.convert_to_tensor(7.0))
+            return inputs
+
+    setattr(vae, name, keras.Model(network.inputs, Penalty()(network.output)))
     logs = vae.evaluate(videos, batch_size=6, verbose=0, return_dict=True)
-    assert logs["loss"] > logs["reconstruction"] + logs["kl"] + 1e-6
+    expected = logs["reconstruction"] + logs["kl"] + 7.0
+    assert logs["loss"] == pytest.approx(expected, abs=1e-3)

@@ -237,13 +237,14 @@ class _Tally:
 
 
 def _checked_levels(levels):
-    levels = list(levels) if hasattr(levels, "__iter__") else [None]
+    given = levels
+    levels = list(given) if hasattr(given, "__iter__") else []
     numeric = all(isinstance(level, numbers.Real) for level in levels)
     if not (numeric and levels and 0 < levels[0] and levels[-1] < 1) or any(
         not a < b for a, b in zip(levels, levels[1:], strict=False)
     ):
         raise ValueError(
             "`levels` must be increasing probabilities between 0 and 1. "
-            f"Received: levels={levels}"
+            f"Received: levels={given}"
         )
     return [float(level) for level in levels]

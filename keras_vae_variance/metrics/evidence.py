@@ -185,8 +185,7 @@ def constant_variance_penalty(vae, x, chunk_size=512):
         _relative(information, latent.prior_variance)
         for _, latent, information in _linearized(vae, x, chunk_size)
     ]
-    precisions = np.concatenate(precisions)
-    return _relative_variation(precisions)
+    return _relative_variation(np.concatenate(precisions))
 
 
 def optimal_decoder(vae, x, z):
@@ -287,12 +286,11 @@ def _relative_variation(precisions):
     """`1/4 E tr[(A E[A]^-1 - I)^2]` of matrices `A`, `(n, L, L)`, an `Estimate`."""
     # With C C^T = E[A], the trace is the squared norm of W - I, W = C^-1 A C^-T.
     factor = np.linalg.inv(np.linalg.cholesky(precisions.mean(axis=0)))
-    identity = np.eye(len(factor))
-    off = factor @ precisions @ factor.T - identity
+    off = factor @ precisions @ factor.T - np.eye(len(factor))
     penalties = np.sum(np.square(off), axis=(1, 2)) / 4.0
-    # E[A] is an estimate too. What it adds to an example's influence has mean 0:
-    # -1/2 tr[(E[W^2] - I)(W - I)].
-    squares = np.mean(off @ off, axis=0)  # E[W] = I, so that E[W^2] = I + this
+    # E[A] is an estimate too, which adds -1/2 tr[(E[W^2] - I)(W - I)], of mean 0, to an
+    # example's influence. E[W] = I, so that E[W^2] - I is:
+    squares = np.mean(off @ off, axis=0)
     return Estimate.of(penalties - np.tensordot(off, squares, 2) / 2.0)
 
 

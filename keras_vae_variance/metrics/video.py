@@ -38,7 +38,7 @@ def psnr(x, y):
 
     Raises:
         TypeError: for integers other than uint8.
-        ValueError: for images of different shapes.
+        ValueError: for images of different shapes, or floats outside [0, 1].
 
     Example:
 
@@ -72,7 +72,8 @@ def ssim(x, y):
 
     Raises:
         TypeError: for integers other than uint8.
-        ValueError: for images that are smaller, or of different shapes.
+        ValueError: for images that are smaller, of different shapes, or floats outside
+            [0, 1].
 
     Example:
 
@@ -235,7 +236,7 @@ def _like(truth, futures):
 
 
 def _pair(x, y):
-    x, y = (_in_unit_interval(t) for t in (x, y))
+    x, y = _scaled("x", x), _scaled("y", y)
     if x.shape != y.shape or x.ndim < 3:
         raise ValueError(
             "`x` and `y` must be images of one shape (..., height, width, channels). "
@@ -244,13 +245,21 @@ def _pair(x, y):
     return x, y
 
 
-def _in_unit_interval(t):
+def _scaled(name, t):
     t = np.asarray(t)
     if t.dtype == np.uint8:
         return t / 255.0
     if not np.issubdtype(t.dtype, np.floating):
-        raise TypeError(f"Images must be uint8 or float. Received: dtype={t.dtype}")
-    return t.astype(np.float64)
+        raise TypeError(
+            f"`{name}` must be uint8 or float. Received: {name}.dtype={t.dtype}"
+        )
+    t = t.astype(np.float64)
+    if not np.all((t >= 0.0) & (t <= 1.0)):  # nor NaN
+        raise ValueError(
+            f"`{name}` must lie in [0, 1]: clip what was predicted. "
+            f"Received: values from {t.min():g} to {t.max():g}"
+        )
+    return t
 
 
 def _window_means(t):
