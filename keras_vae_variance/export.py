@@ -76,6 +76,9 @@ def sequence_model(vae, filepath, verbose=None):
     def predict_frames(x, seed):
         return {k: v[0] for k, v in vae.predict_frames(x, seed=seed).items()}
 
+    def generate(num_samples, seed):
+        return vae.generate(num_samples, seed=seed)
+
     def encode(x):
         latent = vae.encode(x)
         variance = ops.broadcast_to(latent.variance, ops.shape(latent.mean))
@@ -84,12 +87,16 @@ def sequence_model(vae, filepath, verbose=None):
     def elbo(x, seed):
         return vae.elbo(x, seed=seed)
 
-    endpoints = {}
-    if vae.n_past:
-        future = predict_frames, [past, seed]
-        endpoints = {"serve": future, "predict_frames": future}
-    endpoints["reconstruct"] = vae.reconstruct, [_images(vae)]
-    endpoints["encode"] = encode, [_images(vae)]
+    name, future = "predict_frames", (predict_frames, [past, seed])
+    if not vae.n_past:
+        count = tf.TensorSpec((), tf.int32, name="num_samples")
+        name, future = "generate", (generate, [count, seed])
+    endpoints = {
+        "serve": future,
+        name: future,
+        "reconstruct": (vae.reconstruct, [_images(vae)]),
+        "encode": (encode, [_images(vae)]),
+    }
     if not vae.posterior.deterministic:
         endpoints["elbo"] = elbo, [_images(vae), seed]
     return _write(vae, filepath, endpoints, verbose)

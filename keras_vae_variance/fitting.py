@@ -166,7 +166,9 @@ class Fitting:
                 f"Received: {len(x)} examples of the one value {x.flat[0]}"
             )
         statistics = [self.likelihood, self.prior, *self.regularizers]
-        if batch_size == 1 and any(part.batch_statistic for part in statistics):
+        if batch_size * self._steps == 1 and any(
+            part.batch_statistic for part in statistics
+        ):
             names = [type(p).__name__ for p in statistics if p.batch_statistic]
             raise ValueError(
                 f"`batch_size` must be at least 2: {', '.join(names)} takes a "

@@ -1,5 +1,6 @@
 """What a model of sequences is used for: codes, reconstructions, bounds, futures."""
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -155,9 +156,10 @@ class Futures:
                 "n_past=0 does it generate from nothing, and by its own prior. "
                 f"Received: n_past={self.n_past}, sampler={sampler}"
             )
-        check_count("num_samples", num_samples)
-        empty = ops.zeros((num_samples, 0, *self.frame_shape))
-        return self._roll(empty, self.n_future, noise, self._seed(seed))
+        if not ops.is_tensor(num_samples):  # a tensor in a SavedModel
+            check_count("num_samples", num_samples)
+        start = self._begin(ops.zeros((num_samples, 0, *self.frame_shape)))
+        return self._roll_all(start, 1, self.n_future, noise, seed)
 
     def predict_frames(self, x, n_future=None, num_samples=1, noise=False, seed=None):
         """Draws futures of the conditioning frames.
@@ -192,25 +194,13 @@ class Futures:
                 "`predict_frames` needs conditioning frames: use `generate`. "
                 "Received: n_past=0"
             )
-        size, part = x.shape[0], max(CHUNK // (num_samples * self.n_past), 1)
-        if size is None or size <= part:
-            seeds, parts = [self._seed(seed)], [x]
-        else:
-            parts = [x[i : i + part] for i in range(0, size, part)]
-            seeds = kvv_ops.split_seed(self._seed(seed), len(parts))
-        results = []
-        for frames, part_seed in zip(parts, seeds, strict=True):
-            repeated = ops.repeat(frames, num_samples, axis=0)
-            result = self._roll(repeated, n_future, noise, part_seed)
-            results.append(
-                {
-                    k: ops.swapaxes(
-                        ops.reshape(v, (-1, num_samples, *v.shape[1:])), 0, 1
-                    )
-                    for k, v in result.items()
-                }
-            )
-        return {k: ops.concatenate([r[k] for r in results], 1) for k in results[0]}
+        start = self._in_parts(self._begin, x)
+        result = self._roll_all(start, num_samples, n_future, noise, seed)
+
+        def by_sample(t):
+            return ops.swapaxes(ops.reshape(t, (-1, num_samples, *t.shape[1:])), 0, 1)
+
+        return {k: by_sample(v) for k, v in result.items()}
 
     def _past(self, x):
         """The conditioning frames, checked and scaled."""
@@ -221,29 +211,52 @@ class Futures:
             x = x[:, : self.n_past]
         return self._prepared(x, (self.n_past, *self.frame_shape))
 
-    def _roll(self, past, n_future, noise, seed):
-        """Futures of prepared frames, one of each."""
-        latent_seed, *seeds = kvv_ops.split_seed(seed, n_future + 1)
+    def _begin(self, past):
+        """What futures of prepared frames start from.
+
+        Features `(n, time, features)`, skips `(n, 1, ...)`, and mean and standard
+        deviation of the latents of all but the first frame, `(n, n_past - 1, L)`.
+        """
         n, known = ops.shape(past)[0], max(self.n_past - 1, 0)
-        steps = known + n_future
-        draws = kvv_ops.normal((n, steps, self.latent_dim), latent_seed)
-        skips = []
-        if self.n_past:
-            h, skips = self._encode_frames(past)
-            skips = [skip[:, -1] for skip in skips]
-            q = self._run(self.posterior_network, h, False)[:, 1:]
-            z = draws[:, :0]
-            if known:
-                mean, variance = self.posterior(ops.reshape(q, (-1, *q.shape[2:])))
-                stddev = ops.sqrt(ops.broadcast_to(variance, ops.shape(mean)))
-                shape = (-1, known, self.latent_dim)
-                z = ops.reshape(mean, shape) + ops.reshape(stddev, shape) * draws[
-                    :, :known
-                ] * (0.0 if self.posterior.deterministic else 1.0)
-            before = h
-        else:
-            before = ops.zeros((n, 1, self._features))
-            z = draws[:, :0]
+        none = ops.zeros((n, known, self.latent_dim))
+        if not self.n_past:
+            return ops.zeros((n, 1, self._features)), [], none, none
+        h, skips = self._encode_frames(past)
+        skips = [skip[:, -1:] for skip in skips]
+        if not known:
+            return h, skips, none, none
+        q = self._run(self.posterior_network, h, False)[:, 1:]
+        mean, variance = self.posterior(ops.reshape(q, (-1, *q.shape[2:])))
+        stddev = ops.sqrt(ops.broadcast_to(variance, ops.shape(mean)))
+        if self.posterior.deterministic:
+            stddev = ops.zeros_like(stddev)
+        shape = (-1, known, self.latent_dim)
+        return h, skips, ops.reshape(mean, shape), ops.reshape(stddev, shape)
+
+    def _roll_all(self, start, repeats, n_future, noise, seed):
+        """`repeats` futures of each start, one after another, in parts of `CHUNK`."""
+        size = start[0].shape[0]
+        rows = ops.repeat(ops.arange(ops.shape(start[0])[0]), repeats)
+        parts, seeds = [rows], [self._seed(seed)]
+        if size and size * repeats > CHUNK:
+            parts = [rows[i : i + CHUNK] for i in range(0, size * repeats, CHUNK)]
+            seeds = kvv_ops.split_seed(seeds[0], len(parts))
+        results = []
+        for part, part_seed in zip(parts, seeds, strict=True):
+            taken = keras.tree.map_structure(
+                lambda t, part=part: ops.take(t, part, axis=0), start
+            )
+            results.append(self._roll(taken, n_future, noise, part_seed))
+        return join(results)
+
+    def _roll(self, start, n_future, noise, seed):
+        """One future of each start."""
+        latent_seed, *seeds = kvv_ops.split_seed(seed, n_future + 1)
+        before, skips, mean, stddev = start
+        skips = [skip[:, 0] for skip in skips]
+        n, known = ops.shape(before)[0], mean.shape[1]
+        draws = kvv_ops.normal((n, known + n_future, self.latent_dim), latent_seed)
+        z = mean + stddev * draws[:, :known]
         frames = []
         for i in range(n_future):
             prior_mean, prior_variance = self._prior_next(before)
@@ -293,12 +306,13 @@ class Futures:
         """Writes endpoints for serving without this package.
 
             predict_frames(x, seed) -> mean, variance    x: the conditioning frames
+            generate(num_samples, seed) -> mean, variance    instead, where n_past=0
             reconstruct(x) -> mean, variance             x: whole sequences
             encode(x) -> mean, variance
             elbo(x, seed) -> elbo, reconstruction, kl
 
-        The first, of one future of the model's own `n_future`, is `serve` too; it is
-        missing where `n_past` is 0, as `elbo` where the posterior is deterministic.
+        The first, of one future of the model's own `n_future`, is `serve` too. `elbo`
+        is missing where the posterior is deterministic.
 
         Args:
             filepath: the folder to write.

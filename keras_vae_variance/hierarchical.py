@@ -376,7 +376,13 @@ def _default(i, encoder, decoder):
             f"input of a known shape. Received: decoders[{i}].input_shape={shape}"
         )
     # Of a vector, of features that are a map.
-    flattens = len(shape) == 2 and len(encoder.output_shape) > 2
+    features = getattr(encoder, "output_shape", None)
+    if len(shape) == 2 and features is None:
+        raise ValueError(
+            "`posteriors` must be given unless each encoder is a Keras model with one "
+            f"output of a known shape. Received: encoders[{i}]={encoder}"
+        )
+    flattens = len(shape) == 2 and len(features) > 2
     kind = DiagonalGaussian if flattens else SpatialGaussian
     return kind(shape[-1], link="bounded")
 

@@ -161,6 +161,12 @@ class SequenceVAE(Futures, VAE):
         self.event_shape = (self.n_past + self.n_future, *shape[1:])
         outputs = self._run(self.encoder, keras.KerasTensor((None, *shape[1:])), False)
         h, *skips = _listed(outputs)
+        shapes = [getattr(t, "shape", None) for t in (h, *skips)]
+        if any(shape is None or None in shape[1:] for shape in shapes):
+            raise ValueError(
+                "`encoder` must give a tensor of features, or a list of it and of the "
+                f"skips, of known shapes. Received: {outputs}"
+            )
         if skips and not self.n_past:
             raise ValueError(
                 "`encoder` must give no skips beside n_past=0: there is no frame to "

@@ -291,6 +291,9 @@ class VAE(Fitting, Inference, Saving, Steps, keras.Model):
         """
         return self._prepared(x, self.event_shape)
 
+    # Examples for the likelihood in one of the model's, where frames are such.
+    _steps = 1
+
     @property
     def target_shape(self):
         """Shape of that of an example which the likelihood scores: all of it."""

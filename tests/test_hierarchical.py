@@ -8,6 +8,7 @@ import oracles
 import pytest
 import tensorflow as tf
 import tiny
+from scipy import stats
 
 import keras_vae_variance as kvv
 from keras_vae_variance import backbones, likelihoods, posteriors, variances
@@ -112,17 +113,33 @@ def test_importance_weights_through_all_layers_reach_the_evidence(inference):
     assert np.std(many) < 0.05
 
 
-def test_log_likelihood_under_a_sampler_of_the_top_layer():
+class _Other(kvv.samplers.Prior):
+    """Latents of N(0.5, 0.7^2), where the model's prior is standard normal."""
+
+    def _learn(self, vae, x, generator):
+        ones = np.ones(vae.latent_dim, "float32")
+        return {"mean": 0.5 * ones, "variance": 0.49 * ones}
+
+
+def test_a_sampler_of_the_top_layer_takes_the_place_of_the_prior():
     vae, x = chains.model("top_down"), chains.examples()
-    sampler = kvv.samplers.Prior().fit(vae, x)
-    found = kvv.metrics.log_likelihood(vae, x, 3, sampler=sampler, seed=0)
-    np.testing.assert_allclose(found, chains.evidence(x), rtol=1e-5, atol=1e-5)
+    sampler = _Other().fit(vae)
+    mean, covariance = chains.joint((1.0, 0.7))
+    mean = mean[chains.X] + 0.5 * np.ones(2) @ chains.W2 @ chains.W1
+    covariance = covariance[chains.X, chains.X]
+    expected = stats.multivariate_normal(mean, covariance).logpdf(x)
+    runs = [
+        kvv.metrics.log_likelihood(vae, x, 2000, sampler=sampler, seed=seed)
+        for seed in range(6)
+    ]
+    error = np.std(runs, axis=0, ddof=1) / np.sqrt(len(runs))
+    assert np.all(error < 0.02)
+    assert np.all(np.abs(np.mean(runs, axis=0) - expected) < 6 * error + 1e-3)
+    assert np.any(np.abs(expected - chains.evidence(x)) > 0.3)
     n = 5000
     drawn = vae.generate(n, sampler=sampler, seed=0)["mean"].numpy()
-    mean, covariance = chains.joint()
-    variances = np.diag(covariance)[chains.X] - chains.V
-    error = np.sqrt(variances / n)
-    assert np.all(np.abs(drawn.mean(axis=0) - mean[chains.X]) < 5 * error)
+    variances = np.diag(covariance) - chains.V
+    assert np.all(np.abs(drawn.mean(axis=0) - mean) < 5 * np.sqrt(variances / n))
     np.testing.assert_allclose(drawn.var(axis=0), variances, rtol=5 * np.sqrt(2 / n))
 
 
@@ -622,3 +639,16 @@ def test_sizes_that_cannot_be(arguments):
     good = {"input_shape": (8, 8, 1), "likelihood": likelihood, "num_layers": 3}
     with pytest.raises(ValueError, match=next(iter(arguments))):
         backbones.hierarchical(**(good | arguments))
+
+
+def test_default_posteriors_need_networks_of_known_shapes():
+    class Encoder(keras.Model):
+        input_shape = (None, 8, 8, 1)
+
+        def call(self, x):
+            return x
+
+    likelihood = likelihoods.Gaussian(variances.Fixed(0.1))
+    _, decoder = backbones.mlp((8, 8, 1), 2, likelihood)
+    with pytest.raises(ValueError, match=r"Received: encoders\[0\]"):
+        kvv.HierarchicalVAE([Encoder()], [decoder], None, likelihood)

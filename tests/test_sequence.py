@@ -2,12 +2,14 @@
 
 import keras
 import numpy as np
+import oracles
 import pytest
 import tiny
 from keras import ops
 from scipy import stats
 
 import keras_vae_variance as kvv
+from keras_vae_variance import futures
 from keras_vae_variance import ops as kvv_ops
 
 A = np.diag([0.9, -0.6])
@@ -490,6 +492,35 @@ def test_errors_say_what_to_do(call, message, videos):
         call(vae, videos)
 
 
+@pytest.mark.parametrize(
+    "outputs, message",
+    [
+        (lambda h: {"h": h}, "list of it and of the skips, of known shapes"),
+        (lambda h: keras.KerasTensor((None, None)), "known shapes"),
+    ],
+)
+def test_an_encoder_of_other_outputs_is_an_error(outputs, message):
+    class Encoder(keras.Model):
+        input_shape = (None, D)
+
+        def call(self, x):
+            return outputs(x)
+
+    networks = kalman()
+    with pytest.raises(ValueError, match=message):
+        kvv.SequenceVAE(
+            Encoder(),
+            networks.decoder,
+            networks.posterior_network,
+            networks.predictor,
+            networks.prior_network,
+            networks.posterior,
+            networks.likelihood,
+            n_past=0,
+            n_future=T,
+        )
+
+
 # --------------------------------------------------------------------------------------
 # Networks, data and metrics
 
@@ -613,36 +644,133 @@ def test_scores_of_uint8_are_those_of_floats(score):
             score(x, np.full(y.shape, value))
 
 
-def test_best_of_samples_is_the_best_by_its_mean(videos):
-    vae = small()
-    few, many = (kvv.metrics.best_of_samples(vae, videos, n, seed=0) for n in (1, 4))
+def drawn(monkeypatch, n):
+    """Lets `predict_frames` give known frames, of which it is asked for any number."""
+    frames = np.random.default_rng(1).random((n, 6, 2, 8, 8, 1)).astype("float32")
+    asked = []
+
+    def predict_frames(self, x, n_future, num_samples, noise, seed):
+        rows = slice(sum(asked) // 6, sum(asked) // 6 + num_samples)
+        asked.append(len(x) * num_samples)
+        return {k: ops.convert_to_tensor(frames[rows]) for k in ("mean", "variance")}
+
+    monkeypatch.setattr(kvv.SequenceVAE, "predict_frames", predict_frames)
+    return frames, asked
+
+
+def test_best_of_samples_is_the_best_by_its_mean(videos, monkeypatch):
+    frames, asked = drawn(monkeypatch, 30)
+    best = kvv.metrics.best_of_samples(small(), videos, 30, seed=0)
+    truth = np.broadcast_to(videos[:, 2:] / 255.0, frames.shape)
+    for score in ("ssim", "psnr"):
+        scores = getattr(kvv.metrics, score)(frames, truth)
+        chosen = scores.mean(axis=2).argmax(axis=0)
+        expected = scores[chosen, np.arange(6)]
+        np.testing.assert_allclose(getattr(best, score), expected, rtol=1e-6)
+    assert sum(asked) == 30 * 6 and max(asked) <= 64  # few at once
+
+
+def test_best_of_samples_is_a_function_of_its_seed(videos):
+    few, many, again = (
+        kvv.metrics.best_of_samples(small(), videos, n, seed=0, batch_size=4)
+        for n in (1, 20, 20)
+    )
     assert few.ssim.shape == many.psnr.shape == (6, 2)
-    futures = np.asarray(
-        vae.predict_frames(
-            videos,
-            num_samples=4,
-            seed=_first_seed(6),
-        )["mean"]
+    np.testing.assert_array_equal(many.ssim, again.ssim)
+    assert np.all(many.psnr.mean(axis=1) > few.psnr.mean(axis=1))
+
+
+def test_coverage_adds_up_futures(videos, monkeypatch):
+    frames, _ = drawn(monkeypatch, 30)
+    frames = oracles.float64(frames)
+    found = kvv.metrics.horizon_coverage(small(), videos, 0.5, num_samples=30, seed=0)
+    variance = frames.mean(axis=0) + 31 / 30 * frames.var(axis=0, ddof=1)
+    error = np.abs(videos[:, 2:] / 255.0 - frames.mean(axis=0))
+    inside = error <= stats.norm.ppf(0.75) * np.sqrt(variance)
+    np.testing.assert_allclose(found, inside.mean(axis=(0, 2, 3, 4)), rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["best_of_samples", "horizon_coverage"])
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        (lambda x: x[:, :2], ValueError, "more than 2 frames.*6, 2, 8, 8, 1"),
+        (lambda x: x[:0], ValueError, "more than 2 frames.*0, 4, 8, 8, 1"),
+        (lambda x: x[:, :, :4], ValueError, "x.shape=.6, 4, 4, 8, 1"),
+        (lambda x: x / 255.0 * np.nan, ValueError, "1536 values of x that are NaN"),
+        (lambda x: x.astype("int32"), TypeError, "x.dtype=int32"),
+    ],
+)
+def test_scores_of_futures_say_what_they_need(name, change, error, message, videos):
+    with pytest.raises(error, match=message):
+        getattr(kvv.metrics, name)(small(), change(videos))
+
+
+def test_scores_of_futures_need_a_model_of_sequences(videos):
+    for name in ("best_of_samples", "horizon_coverage"):
+        score = getattr(kvv.metrics, name)
+        with pytest.raises(TypeError, match="SequenceVAE. Received: VAE"):
+            score(tiny.compiled(), videos)
+        with pytest.raises(ValueError, match="n_past=0"):
+            score(kalman(), np.zeros((2, T, D), "float32"))
+    with pytest.raises(ValueError, match="images with sides of at least 7"):
+        kvv.metrics.best_of_samples(walk(10, 3), np.zeros((2, 3, 10), "float32"))
+
+
+@pytest.mark.parametrize("noise", [False, True])
+def test_many_futures_come_in_parts(noise, videos, monkeypatch):
+    vae = small()
+    monkeypatch.setattr(kvv_ops, "normal", lambda shape, seed: ops.zeros(shape))
+    monkeypatch.setattr(
+        vae.likelihood, "sample", lambda parameters, seed: parameters["mean"]
     )
-    scores = kvv.metrics.psnr(
-        futures, np.broadcast_to(videos[:, 2:] / 255.0, futures.shape)
-    )
-    np.testing.assert_allclose(many.psnr.mean(1), scores.mean(2).max(0), rtol=1e-6)
+    whole = vae.predict_frames(videos, num_samples=4, noise=noise, seed=0)
+    monkeypatch.setattr(futures, "CHUNK", 5)
+    parts = vae.predict_frames(videos, num_samples=4, noise=noise, seed=0)
+    assert list(parts) == list(whole)
+    for name, values in whole.items():
+        assert values.shape == (4, 6, 2, 8, 8, 1)
+        np.testing.assert_allclose(parts[name], values, rtol=1e-5, atol=1e-6)
 
 
-def _first_seed(n):
-    from keras_vae_variance.metrics.base import key
+def test_parts_of_futures_are_different_draws(videos, monkeypatch):
+    vae = small()
+    monkeypatch.setattr(futures, "CHUNK", 5)
+    found = vae.predict_frames(videos, num_samples=5, seed=0)["mean"]
+    flat = np.reshape(found, (5 * 6, -1))
+    assert len(np.unique(flat.round(5), axis=0)) == 30
+    again = vae.predict_frames(videos, num_samples=5, seed=0)["mean"]
+    np.testing.assert_array_equal(found, again)
 
-    sequence = np.random.SeedSequence(int(key(0)[0]))
-    return int(sequence.generate_state(n)[0] % 2**31)
+
+def test_frames_are_a_batch_enough_for_its_statistics(videos):
+    """One sequence a step has three frames to take the error of."""
+    history = small().fit(videos, batch_size=1, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+    one = small(n_past=1, n_future=1)
+    with pytest.raises(ValueError, match="batch_size=1"):
+        one.fit(videos[:, :2], batch_size=1, verbose=0)
 
 
-def test_coverage_of_a_right_model_is_the_level_over_the_horizon():
-    """x_t = a x_t-1 + noise: the variance of what is far ahead adds up."""
-    a, size, n, ahead = 0.9, 50, 40, 4
+@pytest.mark.slow
+def test_saved_model_without_past_generates(tmp_path):
+    import tensorflow as tf
+
+    vae = kalman()
+    vae.export(tmp_path / "served", verbose=False)
+    served = tf.saved_model.load(str(tmp_path / "served"))
+    seed = np.array([1, 2], "int32")
+    expected = vae.generate(3, seed=seed)
+    for found in (served.generate(3, seed), served.serve(3, seed)):
+        for name in ("mean", "variance"):
+            np.testing.assert_allclose(found[name], expected[name], rtol=1e-5)
+
+
+def walk(size, n_future, a=0.9):
+    """`x_t = a x_t-1 + noise` of variance 0.25."""
     h, z = keras.Input((None, size)), keras.Input((None, 1))
     decoder = keras.Sequential([keras.Input((size,)), keras.layers.Rescaling(a)])
-    vae = kvv.SequenceVAE(
+    return kvv.SequenceVAE(
         keras.Sequential([keras.Input((size,)), keras.layers.Identity()]),
         decoder,
         identity(size),
@@ -651,9 +779,15 @@ def test_coverage_of_a_right_model_is_the_level_over_the_horizon():
         kvv.posteriors.DiagonalGaussian(1),
         kvv.likelihoods.Gaussian(kvv.variances.Fixed(0.25)),
         n_past=1,
-        n_future=1,
+        n_future=n_future,
         seed=0,
     )
+
+
+def test_coverage_of_a_right_model_is_the_level_over_the_horizon():
+    """x_t = a x_t-1 + noise: the variance of what is far ahead adds up."""
+    a, size, n, ahead = 0.9, 50, 40, 4
+    vae = walk(size, 1, a)
     rng = np.random.default_rng(0)
     x = [rng.standard_normal((n, size))]
     for _ in range(ahead):

@@ -5,11 +5,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..data import check_images
 from .base import check_count, float64, key
 
 __all__ = ["BestOfSamples", "best_of_samples", "horizon_coverage", "psnr", "ssim"]
 
 _WINDOW = 7
+# Futures drawn at once, of all sequences of a batch: frames of video are large.
+_DRAWN = 64
 
 
 class BestOfSamples(NamedTuple):
@@ -84,10 +87,7 @@ def ssim(x, y):
     [1.0, 1.0]
     """
     x, y = _pair(x, y)
-    if min(x.shape[-3:-1]) < _WINDOW:
-        raise ValueError(
-            f"`x` must have sides of at least {_WINDOW}. Received: x.shape={x.shape}"
-        )
+    _check_sides(x.shape)
     mean_x, mean_y = _window_means(x), _window_means(y)
     size = _WINDOW**2
     sample = size / (size - 1.0)
@@ -120,7 +120,9 @@ def best_of_samples(model, x, num_samples=100, seed=None, batch_size=16):
         A `BestOfSamples`.
 
     Raises:
-        ValueError: if no frame is left to predict.
+        TypeError: for another model.
+        ValueError: if no frame is left to predict, for values that the model does not
+            take, or frames that are no images with sides of at least 7.
 
     Example:
 
@@ -138,13 +140,15 @@ def best_of_samples(model, x, num_samples=100, seed=None, batch_size=16):
     ((3, 2), (3, 2))
     """
     check_count("num_samples", num_samples)
+    x = _sequences(model, x)
+    _check_sides(x.shape)
     best = []
     for truth, futures in _futures(model, x, num_samples, seed, batch_size):
-        mean = np.clip(float64(futures["mean"]), 0.0, 1.0)
-        scores = [score(mean, _like(truth, mean)) for score in (ssim, psnr)]
-        chosen = [s.mean(axis=2).argmax(axis=0) for s in scores]
-        rows = np.arange(len(truth))
-        best.append([s[c, rows] for s, c in zip(scores, chosen, strict=True)])
+        chosen = [np.full(truth.shape[:2], -np.inf) for _ in range(2)]
+        for mean, _ in futures:
+            scores = (score(np.clip(mean, 0.0, 1.0), truth) for score in (ssim, psnr))
+            chosen = [_better(*pair) for pair in zip(chosen, scores, strict=True)]
+        best.append(chosen)
     return BestOfSamples(*map(np.concatenate, zip(*best, strict=True)))
 
 
@@ -173,7 +177,9 @@ def horizon_coverage(model, x, level=0.9, num_samples=10, seed=None, batch_size=
         A float64 array `(time,)`.
 
     Raises:
-        ValueError: if no frame is left to predict, or the level is none.
+        TypeError: for another model.
+        ValueError: if no frame is left to predict, for values that the model does not
+            take, or a level that is none.
 
     Example:
 
@@ -193,46 +199,85 @@ def horizon_coverage(model, x, level=0.9, num_samples=10, seed=None, batch_size=
     if not 0.0 < level < 1.0:
         raise ValueError(f"`level` must lie between 0 and 1. Received: level={level}")
     quantile = NormalDist().inv_cdf(0.5 * (1.0 + level))
-    inside, count = 0.0, 0
+    x = _sequences(model, x)
+    inside = 0.0
     for truth, futures in _futures(model, x, num_samples, seed, batch_size, True):
-        means = float64(futures["mean"])
-        variance = float64(futures["variance"]).mean(axis=0)
+        mean = variance = squares = 0.0
+        for i, (of_mean, of_variance) in enumerate(futures):
+            # Welford's updates: means so far, and squares about the mean.
+            step = of_mean - mean
+            mean = mean + step / (i + 1)
+            squares = squares + step * (of_mean - mean)
+            variance = variance + of_variance / num_samples
         if num_samples > 1:
             # The spread of futures, and the error of the mean of so few of them.
-            variance += (1.0 + 1.0 / num_samples) * means.var(axis=0, ddof=1)
-        within = np.abs(truth - means.mean(axis=0)) <= quantile * np.sqrt(variance)
+            variance += (1.0 + 1.0 / num_samples) * squares / (num_samples - 1)
+        within = np.abs(truth - mean) <= quantile * np.sqrt(variance)
         inside = inside + within.reshape(*truth.shape[:2], -1).mean(axis=2).sum(axis=0)
-        count += len(truth)
-    return inside / count
+    return inside / len(x)
+
+
+def _sequences(model, x):
+    """Checked sequences, as an array."""
+    if not hasattr(model, "predict_frames"):
+        raise TypeError(
+            f"`model` must be a SequenceVAE. Received: {type(model).__name__}"
+        )
+    if not model.n_past:
+        raise ValueError(
+            "`model` must have conditioning frames, to predict those that follow. "
+            "Received: model with n_past=0"
+        )
+    shape = np.shape(x)
+    if len(shape) < 3 or not len(x) or shape[1] <= model.n_past:
+        raise ValueError(
+            f"`x` must be sequences of more than {model.n_past} frames, those that the "
+            f"model starts from. Received: x.shape={shape}"
+        )
+    x = np.asarray(x)
+    unit_interval = model.likelihood.unit_interval
+    check_images(x, (shape[1], *model.frame_shape), unit_interval)
+    return x
 
 
 def _futures(model, x, num_samples, seed, batch_size, noise=False):
-    """Pairs of true frames and of predicted ones."""
-    past = model.n_past
-    if len(np.shape(x)) < 3 or np.shape(x)[1] <= past:
-        raise ValueError(
-            f"`x` must be sequences of more than {past} frames, those that the model "
-            f"starts from. Received: x.shape={np.shape(x)}"
-        )
+    """Pairs of true frames and of their futures, one after another: mean, variance."""
     check_count("batch_size", batch_size)
-    x = np.asarray(x)
     seeds = np.random.SeedSequence(int(key(seed)[0])).generate_state(len(x))
+    past = model.n_past
+
+    def drawn(part, rng):
+        at_once = max(_DRAWN // len(part), 1)
+        for first in range(0, num_samples, at_once):
+            futures = model.predict_frames(
+                part[:, :past],
+                n_future=part.shape[1] - past,
+                num_samples=min(at_once, num_samples - first),
+                noise=noise,
+                seed=int(rng.integers(2**31)),
+            )
+            for moments in zip(futures["mean"], futures["variance"], strict=True):
+                yield map(float64, moments)
+
     for i in range(0, len(x), batch_size):
         part = x[i : i + batch_size]
-        truth = part[:, past:]
-        scale = 255.0 if truth.dtype == np.uint8 else 1.0
-        futures = model.predict_frames(
-            part[:, :past],
-            n_future=truth.shape[1],
-            num_samples=num_samples,
-            noise=noise,
-            seed=int(seeds[i] % 2**31),
+        scale = 255.0 if x.dtype == np.uint8 else 1.0
+        truth = part[:, past:].astype(np.float64) / scale
+        yield truth, drawn(part, np.random.default_rng(seeds[i]))
+
+
+def _better(best, score):
+    """Of each sequence, the frames' scores of the future with the higher mean."""
+    higher = score.mean(axis=1) > best.mean(axis=1)
+    return np.where(higher[:, None], score, best)
+
+
+def _check_sides(shape):
+    if len(shape) < 3 or min(shape[-3:-1]) < _WINDOW:
+        raise ValueError(
+            f"`x` must be images with sides of at least {_WINDOW}. "
+            f"Received: x.shape={shape}"
         )
-        yield truth.astype(np.float64) / scale, futures
-
-
-def _like(truth, futures):
-    return np.broadcast_to(truth, futures.shape)
 
 
 def _pair(x, y):
