@@ -9,8 +9,10 @@ import argparse
 import hashlib
 import importlib.metadata
 import json
+import os
 import pathlib
 import sys
+import tempfile
 import time
 
 import keras
@@ -20,6 +22,7 @@ import keras_vae_variance as kvv
 
 __all__ = [
     "add_data",
+    "add_output",
     "archive",
     "bits_per_dimension",
     "floats",
@@ -47,19 +50,44 @@ def parser(doc, script):
         doc: the script's docstring.
         script: its `__file__`; results go to `results/<its name>` beside it.
     """
-    script = pathlib.Path(script)
-    results = script.parent / "results" / script.stem
     options = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    options.add_argument("--output-dir", type=pathlib.Path, default=results)
+    add_output(options, script)
     options.add_argument(
         "--models-dir",
         type=pathlib.Path,
         help="keep weights here, and go on from what is there (default: OUTPUT/models)",
     )
-    options.add_argument("--smoke", action="store_true", help="a few steps only")
     return options
+
+
+def add_output(options, script):
+    """Adds the options `--output-dir` and `--smoke`.
+
+    Args:
+        options: the parser.
+        script: a script's `__file__`; results go to `results/<its name>` beside it,
+            but those of a smoke run, which are no records, to a temporary folder.
+    """
+    script = pathlib.Path(script)
+    results = script.parent / "results" / script.stem
+
+    class Smoke(argparse.Action):
+        def __call__(self, parser, namespace, values, option_string=None):
+            namespace.smoke = True
+            if namespace.output_dir == results:
+                temporary = pathlib.Path(tempfile.gettempdir())
+                namespace.output_dir = temporary / f"{script.stem}_{os.getpid()}"
+
+    options.add_argument("--output-dir", type=pathlib.Path, default=results)
+    options.add_argument(
+        "--smoke",
+        action=Smoke,
+        nargs=0,
+        default=False,
+        help="a few steps only, with results among temporary files",
+    )
 
 
 def add_data(options, default, choices, file=None):

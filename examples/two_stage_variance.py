@@ -22,10 +22,7 @@ shrinks it to seconds; with `--dataset digits` it needs no data set.
 """
 
 import argparse
-import json
 import os
-import pathlib
-import sys
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -36,7 +33,6 @@ import numpy as np
 
 import keras_vae_variance as kvv
 
-RESULTS = pathlib.Path(__file__).parent / "results" / "two_stage_variance"
 PAPER = {  # P0, Table 3: stage 1 and 2, prior and mixture
     "mnist": {"stage1": (1307, 1323), "stage2": (6037, 6052)},
     "fashion_mnist": {"stage1": (1145, 1157), "stage2": (5708, 5724)},
@@ -45,13 +41,40 @@ PAPER = {  # P0, Table 3: stage 1 and 2, prior and mixture
 
 def main():
     options = parse()
-    folder = pathlib.Path(options.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    keras.utils.set_random_seed(options.seed)
+    name = f"{options.dataset}_latent{options.latent_dim}_seed{options.seed}"
+    settings = {k: v for k, v in vars(options).items() if not k.endswith("_dir")}
 
+    def run(settings):
+        return train(name, options)
+
+    numbers = _runs.once(options.output_dir, name, settings, run)
+    print_table(numbers, options)
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    _runs.add_data(parser, "mnist", ("mnist", "fashion_mnist", "digits"))
+    parser.add_argument("--latent-dim", type=int, default=16)
+    parser.add_argument("--epochs", type=int, nargs=2, default=(16, 14))
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--components", type=int, default=32)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--backup-dir", help="resume from and back up to this folder")
+    _runs.add_output(parser, __file__)
+    options = parser.parse_args()
+    options.codes, options.test_images, options.weights = 50_000, 500, 20
+    if options.smoke:
+        options.epochs, options.components = (1, 1), 4
+        options.codes, options.test_images, options.weights = 256, 20, 2
+    return options
+
+
+def train(name, options):
+    """The numbers of both stages; writes the figures."""
+    folder = options.output_dir
+    folder.mkdir(parents=True, exist_ok=True)
     x_train, x_test = load(options)
     vae = build(x_train.shape[1:], options)
-    name = f"{options.dataset}_latent{options.latent_dim}_seed{options.seed}"
     stage1_file = str(folder / f"{name}_stage1.keras")
 
     def end_of_epoch(epoch, logs):
@@ -86,39 +109,9 @@ def main():
     numbers["stage1"]["closed_form_variance"] = closed_form
     numbers["total_seconds"] = time.time() - started
     numbers["training_seconds"] = training_time
-    print_table(numbers, options)
-    record = {
-        "command": f"python examples/{pathlib.Path(sys.argv[0]).name} "
-        + " ".join(sys.argv[1:]),
-        "settings": {k: v for k, v in vars(options).items() if not k.endswith("_dir")},
-        "versions": _runs.versions(),
-        "numbers": numbers,
-        "history": {k: [round(v, 5) for v in h] for k, h in history.history.items()},
-    }
-    # The folder of the data is the reader's own.
-    record["command"] = record["command"].replace(str(options.data_dir), "DIR")
-    record["command"] = record["command"].replace(str(options.output_dir), "OUTPUT")
-    (folder / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+    numbers["history"] = history.history
     draw(vae, x_train, x_test, history, folder / name, options)
-
-
-def parse():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    _runs.add_data(parser, "mnist", ("mnist", "fashion_mnist", "digits"))
-    parser.add_argument("--latent-dim", type=int, default=16)
-    parser.add_argument("--epochs", type=int, nargs=2, default=(16, 14))
-    parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--components", type=int, default=32)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output-dir", default=str(RESULTS))
-    parser.add_argument("--backup-dir", help="resume from and back up to this folder")
-    parser.add_argument("--smoke", action="store_true", help="a few steps only")
-    options = parser.parse_args()
-    options.codes, options.test_images, options.weights = 50_000, 500, 20
-    if options.smoke:
-        options.epochs, options.components = (1, 1), 4
-        options.codes, options.test_images, options.weights = 256, 20, 2
-    return options
+    return numbers
 
 
 def load(options):
