@@ -11,11 +11,12 @@ estimates of the noise: the difference between noisy and clean regions; that of 
 noisy regions to the same model on MNIST as it is, as P1 has it; and the first less the
 difference that these regions have on MNIST as it is ("less own", and in the figure),
 where a stroke costs more in some regions than in others. All should be close to s2
-wherever the parameterisation can express the pattern (the underlined cells of P1):
-within 15 %, and within 5 % for Diag-D. The uniform pattern leaves no region clean;
-there they are one. P1's caption claims 5 % of `s2 + 0.007`, which at s2 = 0.01 its own
-numbers meet for Diag-D alone; its own difference for Diag-I, spatial, at s2 = 0.01 is
-18 % off. P1 adds "e.g." 1e-6 to Diag-D's variances, `--epsilon` another number.
+wherever the parameterisation can express the pattern (the underlined cells of P1);
+how close they come is in `examples/README.md`. The uniform pattern leaves no region
+clean; there they are one. P1's caption claims 5 % of `s2 + 0.007`, which at s2 = 0.01
+its own numbers meet for Diag-D alone; its own difference for Diag-I, spatial, at
+s2 = 0.01 is 18 % off. P1 adds "e.g." 1e-6 to Diag-D's variances, `--epsilon` another
+number.
 
 From random weights Diag-D tends to end at one image for all codes, with a kl of 0:
 each pixel gains most from the value that is exact most often, black, long before there

@@ -12,6 +12,7 @@ if os.environ["KERAS_BACKEND"] == "jax":
 import gc
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import keras
@@ -27,6 +28,13 @@ gc.set_threshold(20_000, 20, 20)
 
 # ../shared, where present, holds real data for development.
 SHARED = Path(__file__).parents[2] / "shared"
+
+
+def pytest_runtest_setup(item):
+    """Leaves slow tests out after the time that CI gives them, a Unix time."""
+    until = os.environ.get("SLOW_TESTS_UNTIL")
+    if until and item.get_closest_marker("slow") and time.time() > float(until):
+        pytest.skip("no time left for slow tests on this machine")
 
 
 @pytest.fixture(autouse=True)
