@@ -13,10 +13,14 @@ from PyPI (`pip install pythae`); what is not installed is left out.
 
 The last table is how near the limit ours is: operations of the network an image (three
 times those of its forward pass, two for each product and sum) over the processor time,
-beside what a large convolution and a large matrix product reach here.
+beside what a large convolution and a large matrix product reach here. `--account` says
+where ours spends its time instead: on one thread, in oneDNN's kernels by their kind, as
+oneDNN has it of itself, and outside of them, which is the optimizer, the noise, the
+objective, the data and Python.
 """
 
 import argparse
+import collections
 import itertools
 import json
 import os
@@ -40,6 +44,7 @@ def main():
     parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=SYSTEMS)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--account", action="store_true", help="where ours spends time")
     parser.add_argument("--smoke", action="store_true")
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -51,7 +56,7 @@ def main():
         return
     print(f"load {os.getloadavg()[0]:.1f}")
     for network in options.networks:
-        compare(network, options)
+        (account if options.account else compare)(network, options)
     if not options.smoke:
         for kind in LIMITS:
             print(f"limit, {kind}: {limit(kind)}")
@@ -89,21 +94,54 @@ def compare(network, options):
         print(f"{name:22}{cpu:14.3f}{wall:10.3f}{ratio:>8}{speed:10.0f}")
 
 
-def start(name, network, options):
+def account(network, options):
+    threads = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
+    settings = {"ONEDNN_VERBOSE": "1"} | dict.fromkeys(threads, "1")
+    images = NETWORKS[network][1] * options.steps * options.rounds
+    print(f"\n{network}, microseconds an image on one thread")
+    for name in ("ours", "ours mixed_bfloat16"):
+        worker = start(name, network, options, settings)
+        answer(worker)
+        spent, whole = collections.Counter(), 0.0
+        for _ in range(options.rounds):
+            worker.stdin.write("go\n")
+            worker.stdin.flush()
+            lines = []
+            cpu, _ = answer(worker, lines)
+            whole += cpu / options.rounds * 1e6
+            for line in lines:
+                # ..., kind, implementation, direction, ..., milliseconds
+                kind, _, direction, *_, time_spent = line.split(",")[5:]
+                kind = f"{kind}, {direction}" if kind == "convolution" else "other"
+                spent[kind] += float(time_spent) / images * 1e3
+        worker.stdin.close()
+        worker.wait()
+        print(f"{name:36}{whole:8.0f}")
+        for kind, value in [*spent.most_common(), ("outside", whole - spent.total())]:
+            print(f"  {kind:34}{value:8.0f}{value / whole:8.0%}")
+
+
+def start(name, network, options, settings=()):
     return subprocess.Popen(
         [sys.executable, __file__, "--worker", name, network]
         + ["--steps", str(options.steps)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        env={**os.environ, **dict(settings)},
     )
 
 
-def answer(worker):
-    """The next line of JSON that it prints, or None where it has ended."""
+def answer(worker, kernels=None):
+    """The next line of JSON that it prints, or None where it has ended.
+
+    Appends what oneDNN prints of its kernels to the list `kernels`.
+    """
     for line in worker.stdout:
         if line.startswith("{"):
             return json.loads(line)["times"]
+        if kernels is not None and line.startswith("onednn_verbose") and "exec" in line:
+            kernels.append(line)
     return None
 
 
