@@ -365,7 +365,9 @@ def test_standard_error_of_the_penalty_is_its_deviation_over_data_sets():
         size, sign = rng.exponential(size=(n, 1, 1)), rng.choice([-1, 1], (n, 1, 1))
         return np.eye(2) * (0.3 + size) + 0.2 * sign * size * (1 - np.eye(2))
 
-    found = [evidence._relative_variation(matrices(1000)) for _ in range(500)]
+    found = [
+        evidence._relative_variation([matrices(600), matrices(400)]) for _ in range(500)
+    ]
     deviation = np.std([float(estimate) for estimate in found])
     error = np.mean([estimate.standard_error for estimate in found])
     # 500 repetitions know a deviation to 3 %, and of 1000 examples with heavy tails the

@@ -185,7 +185,7 @@ def constant_variance_penalty(vae, x, chunk_size=512):
         _relative(information, latent.prior_variance)
         for _, latent, information in _linearized(vae, x, chunk_size)
     ]
-    return _relative_variation(np.concatenate(precisions))
+    return _relative_variation(precisions)
 
 
 def optimal_decoder(vae, x, z):
@@ -283,15 +283,26 @@ def _linearized(vae, x, chunk_size):
 
 
 def _relative_variation(precisions):
-    """`1/4 E tr[(A E[A]^-1 - I)^2]` of matrices `A`, `(n, L, L)`, an `Estimate`."""
+    """`1/4 E tr[(A E[A]^-1 - I)^2]` of matrices `A`, an `Estimate`.
+
+    They come as a list of arrays, `(n, L, L)`, which are overwritten: there are many.
+    """
+    number = sum(map(len, precisions))
     # With C C^T = E[A], the trace is the squared norm of W - I, W = C^-1 A C^-T.
-    factor = np.linalg.inv(np.linalg.cholesky(precisions.mean(axis=0)))
-    off = factor @ precisions @ factor.T - np.eye(len(factor))
-    penalties = np.sum(np.square(off), axis=(1, 2)) / 4.0
+    mean = sum(part.sum(axis=0) for part in precisions) / number
+    factor = np.linalg.inv(np.linalg.cholesky(mean))
+    squares = 0.0
+    for part in precisions:
+        part[:] = factor @ part @ factor.T - np.eye(len(factor))
+        squares = squares + np.sum(part @ part, axis=0) / number
     # E[A] is an estimate too, which adds -1/2 tr[(E[W^2] - I)(W - I)], of mean 0, to an
-    # example's influence. E[W] = I, so that E[W^2] - I is:
-    squares = np.mean(off @ off, axis=0)
-    return Estimate.of(penalties - np.tensordot(off, squares, 2) / 2.0)
+    # example's influence. E[W] = I, so that E[W^2] - I is the mean square of W - I.
+    influences = [
+        np.sum(np.square(part), axis=(1, 2)) / 4.0
+        - np.tensordot(part, squares, 2) / 2.0
+        for part in precisions
+    ]
+    return Estimate.of(np.concatenate(influences))
 
 
 def _relative(information, prior_variance):

@@ -10,6 +10,8 @@ from .base import encodings, key, streams
 
 __all__ = ["interpolate"]
 
+_IMAGES = 1000  # made at a time
+
 
 def interpolate(vae, x1, x2, ratio=0.5, seed=None):
     """Images at spherical interpolations between the codes of pairs of images.
@@ -63,7 +65,9 @@ def interpolate(vae, x1, x2, ratio=0.5, seed=None):
         (stream,) = streams(key(seed), 0, 1)
         ratio = stream.random(len(z1), np.float32)
     z = kvv_ops.slerp(z1, z2, ratio)
-    return ops.convert_to_numpy(vae.likelihood.mean(vae.decode(z)))
+    parts = (z[i : i + _IMAGES] for i in range(0, len(z1), _IMAGES))
+    means = (vae.likelihood.mean(vae.decode(part)) for part in parts)
+    return np.concatenate([ops.convert_to_numpy(mean) for mean in means])
 
 
 def _codes(vae, x):
