@@ -389,13 +389,13 @@ figure { margin: 2em 0; } img { max-width: 100%; } figcaption { color: #555; }
 def page(record, rows, figures):
     """One HTML file, with nothing outside of it."""
     escape = html.escape
+    description = "; ".join(f"{k}: {v}" for k, v in record["description"].items())
     parts = [
         "<!doctype html><html lang='en'><meta charset='utf-8'>",
         f"<title>{escape(record['model'])}</title><style>{STYLE}</style>",
         f"<h1>{escape(record['model'])} on {escape(record['dataset'])}</h1>",
-        f"<p>{record['images']} test images, seed {record['seed']}. ",
-        "; ".join(f"{k}: {escape(str(v))}" for k, v in record["description"].items()),
-        ".</p>",
+        f"<p>{record['images']} test images, seed {record['seed']}. "
+        f"{escape(description)}.</p>",
         *(f"<p class='note'>{escape(note)}</p>" for note in record["notes"]),
         "<table>",
     ]
