@@ -10,6 +10,7 @@ __all__ = [
     "as_tuples",
     "batches",
     "check_images",
+    "check_not_empty",
     "generator",
     "is_array",
     "shuffled",
@@ -70,7 +71,14 @@ def batches(x, batch_size=256):
         )
 
 
-def check_images(x, input_shape, unit_interval=False, name="x", tensors=True):
+def check_images(
+    x,
+    input_shape,
+    unit_interval=False,
+    name="x",
+    tensors=True,
+    what="the encoder's input",
+):
     """Raises where `x` is not a batch of examples of `input_shape`.
 
     Shape and dtype are checked of any tensor, values of those that have them now.
@@ -81,16 +89,19 @@ def check_images(x, input_shape, unit_interval=False, name="x", tensors=True):
         unit_interval: whether values outside [0, 1] are wrong.
         name: how the message calls `x`.
         tensors: whether the values of tensors are checked too, not of arrays alone.
+        what: what has `input_shape`.
 
     Raises:
         TypeError: on integers other than uint8, and on what is not numeric.
         ValueError: on another shape, on NaN or infinite values, and on values outside
             [0, 1] where they must lie inside.
     """
+    sizes = list(map(str, input_shape))
     if getattr(x.shape, "rank", 0) is None:
         raise ValueError(
-            f"`{name}` must have a known rank: give its data set an "
-            f"`output_signature`. Received: {name}.shape={x.shape}"
+            f"`{name}` must have a known rank, as (batch, {', '.join(sizes)}): give "
+            "its data set an `output_signature`, and batch it. "
+            f"Received: {name}.shape={x.shape}"
         )
     shape = tuple(x.shape)
     if len(shape) != len(input_shape) + 1 or any(
@@ -104,7 +115,7 @@ def check_images(x, input_shape, unit_interval=False, name="x", tensors=True):
             hint = f" For a single example pass `{name}[None]`."
         raise ValueError(
             f"`{name}` must have the shape (batch, "
-            f"{', '.join(map(str, input_shape))}) of the encoder's input.{hint} "
+            f"{', '.join(sizes)}) of {what}.{hint} "
             f"Received: {name}.shape={shape}"
         )
     dtype = keras.backend.standardize_dtype(x.dtype)
@@ -130,6 +141,15 @@ def check_images(x, input_shape, unit_interval=False, name="x", tensors=True):
         raise ValueError(
             f"`{name}` must lie in [0, 1] for this likelihood; uint8 images are scaled "
             f"by the model. Received: values from {lowest:g} to {highest:g}"
+        )
+
+
+def check_not_empty(x, name="x"):
+    """Raises where there is no example."""
+    if x.shape[0] == 0:
+        raise ValueError(
+            f"`{name}` must hold at least one example. "
+            f"Received: {name}.shape={tuple(x.shape)}"
         )
 
 

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from . import data
+from .checks import check_integer
 
 __all__ = ["Fitting"]
 
@@ -165,11 +166,9 @@ class Fitting:
                 "`x` must vary: a constant data set has no variance to learn. "
                 f"Received: {len(x)} examples of the one value {x.flat[0]}"
             )
-        statistics = [self.likelihood, self.prior, *self.regularizers]
-        if batch_size * self._steps == 1 and any(
-            part.batch_statistic for part in statistics
-        ):
-            names = [type(p).__name__ for p in statistics if p.batch_statistic]
+        parts = [self.likelihood, self.prior, *self.regularizers]
+        names = [type(part).__name__ for part in parts if part.batch_statistic]
+        if batch_size * self._steps == 1 and names:
             raise ValueError(
                 f"`batch_size` must be at least 2: {', '.join(names)} takes a "
                 "statistic of the batch, which one example does not have. "
@@ -177,12 +176,9 @@ class Fitting:
             )
 
     def _check_values(self, x, name):
-        data.check_images(x, self.event_shape, self.likelihood.unit_interval, name)
-        if not len(x):
-            raise ValueError(
-                f"`{name}` must hold at least one example. "
-                f"Received: {name}.shape={x.shape}"
-            )
+        unit_interval = self.likelihood.unit_interval
+        data.check_images(x, self.event_shape, unit_interval, name, what=self._shape_of)
+        data.check_not_empty(x, name)
 
     def _check_weights(self, sample_weight, x):
         if sample_weight is None:
@@ -232,12 +228,8 @@ def _in_order(callbacks):
 
 
 def _check_batch_size(batch_size):
-    positive = isinstance(batch_size, (int, np.integer)) and batch_size > 0
-    if batch_size is not None and not positive:
-        raise ValueError(
-            "`batch_size` must be a positive integer or None. "
-            f"Received: batch_size={batch_size}"
-        )
+    if batch_size is not None:
+        check_integer("batch_size", batch_size)
 
 
 def _take_apart(x, y, sample_weight):

@@ -6,7 +6,8 @@ from keras import ops
 
 from . import data
 from . import ops as kvv_ops
-from .inference import CHUNK, check_count, join
+from .checks import check_integer
+from .inference import CHUNK, join
 from .types import Latent
 
 __all__ = ["Futures"]
@@ -110,7 +111,7 @@ class Futures:
                 "A model with a deterministic posterior has no ELBO: its KL divergence "
                 f"is infinite. Received: posterior={self.posterior}"
             )
-        check_count("num_samples", num_samples)
+        check_integer("num_samples", num_samples)
         x = self.prepare(x)
         shape = (ops.shape(x)[0], num_samples, self._steps, self.latent_dim)
         noise = kvv_ops.normal(shape, self._seed(seed))
@@ -157,7 +158,7 @@ class Futures:
                 f"Received: n_past={self.n_past}, sampler={sampler}"
             )
         if not ops.is_tensor(num_samples):  # a tensor in a SavedModel
-            check_count("num_samples", num_samples)
+            check_integer("num_samples", num_samples)
         start = self._begin(ops.zeros((num_samples, 0, *self.frame_shape)))
         return self._roll_all(start, 1, self.n_future, noise, seed)
 
@@ -186,14 +187,14 @@ class Futures:
             ValueError: for fewer frames than `n_past`, or numbers below 1.
         """
         n_future = self.n_future if n_future is None else n_future
-        check_count("n_future", n_future)
-        check_count("num_samples", num_samples)
-        x = self._past(x)
+        check_integer("n_future", n_future)
+        check_integer("num_samples", num_samples)
         if not self.n_past:
             raise ValueError(
                 "`predict_frames` needs conditioning frames: use `generate`. "
                 "Received: n_past=0"
             )
+        x = self._past(x)
         start = self._in_parts(self._begin, x)
         result = self._roll_all(start, num_samples, n_future, noise, seed)
 
@@ -209,13 +210,14 @@ class Futures:
         rank = len(self.event_shape) + 1
         if len(x.shape) == rank and (x.shape[1] or 0) >= self.n_past:
             x = x[:, : self.n_past]
-        return self._prepared(x, (self.n_past, *self.frame_shape))
+        shape = (self.n_past, *self.frame_shape)
+        return self._prepared(x, shape, f"n_past={self.n_past} frames, or more")
 
     def _begin(self, past):
         """What futures of prepared frames start from.
 
         Features `(n, time, features)`, skips `(n, 1, ...)`, and mean and standard
-        deviation of the latents of all but the first frame, `(n, n_past - 1, L)`.
+        deviation of the latents of all frames but the first, `(n, known, L)`.
         """
         n, known = ops.shape(past)[0], max(self.n_past - 1, 0)
         none = ops.zeros((n, known, self.latent_dim))
@@ -228,34 +230,37 @@ class Futures:
         q = self._run(self.posterior_network, h, False)[:, 1:]
         mean, variance = self.posterior(ops.reshape(q, (-1, *q.shape[2:])))
         stddev = ops.sqrt(ops.broadcast_to(variance, ops.shape(mean)))
-        if self.posterior.deterministic:
-            stddev = ops.zeros_like(stddev)
         shape = (-1, known, self.latent_dim)
         return h, skips, ops.reshape(mean, shape), ops.reshape(stddev, shape)
 
     def _roll_all(self, start, repeats, n_future, noise, seed):
         """`repeats` futures of each start, one after another, in parts of `CHUNK`."""
-        size = start[0].shape[0]
+        size, known = start[0].shape[0], start[2].shape[1]
+        number = ops.shape(start[0])[0] * repeats
+        latent_seed, noise_seed = kvv_ops.split_seed(self._seed(seed), 2)
+        # Of all at once: what is drawn does not depend on the parts.
+        shape = (number, known + n_future, self.latent_dim)
+        draws = kvv_ops.normal(shape, latent_seed)
         rows = ops.repeat(ops.arange(ops.shape(start[0])[0]), repeats)
-        parts, seeds = [rows], [self._seed(seed)]
+        cuts = [slice(None)]
         if size and size * repeats > CHUNK:
-            parts = [rows[i : i + CHUNK] for i in range(0, size * repeats, CHUNK)]
-            seeds = kvv_ops.split_seed(seeds[0], len(parts))
+            cuts = [slice(i, i + CHUNK) for i in range(0, size * repeats, CHUNK)]
+        seeds = kvv_ops.split_seed(noise_seed, len(cuts))
         results = []
-        for part, part_seed in zip(parts, seeds, strict=True):
+        for cut, cut_seed in zip(cuts, seeds, strict=True):
             taken = keras.tree.map_structure(
-                lambda t, part=part: ops.take(t, part, axis=0), start
+                lambda t, cut=cut: ops.take(t, rows[cut], axis=0), start
             )
-            results.append(self._roll(taken, n_future, noise, part_seed))
+            results.append(self._roll(taken, draws[cut], noise, cut_seed))
         return join(results)
 
-    def _roll(self, start, n_future, noise, seed):
-        """One future of each start."""
-        latent_seed, *seeds = kvv_ops.split_seed(seed, n_future + 1)
+    def _roll(self, start, draws, noise, seed):
+        """One future of each start, with its draws of the latents."""
         before, skips, mean, stddev = start
+        known = mean.shape[1]
+        n_future = draws.shape[1] - known
+        seeds = kvv_ops.split_seed(seed, n_future)
         skips = [skip[:, 0] for skip in skips]
-        n, known = ops.shape(before)[0], mean.shape[1]
-        draws = kvv_ops.normal((n, known + n_future, self.latent_dim), latent_seed)
         z = mean + stddev * draws[:, :known]
         frames = []
         for i in range(n_future):

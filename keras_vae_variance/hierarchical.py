@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from . import ops as kvv_ops
+from .checks import check_input
 from .layered import ACTIVE, LayeredInference
 from .posteriors import DiagonalGaussian, Posterior, SpatialGaussian
 from .types import DrawnLatent, Latent
@@ -194,7 +195,8 @@ class HierarchicalVAE(LayeredInference, VAE):
         shape, features = self.event_shape, []
         for i, encoder in enumerate(self.encoders):
             name = f"encoders[{i}]"
-            _check_input(name, encoder, shape, "what comes before it")
+            what = f"what comes before it, {self.inference}"
+            check_input(name, encoder, [shape], what)
             features.append(self._symbolic(encoder, name, shape))
             if self.inference == "bottom_up":
                 kvv_ops.build_once(self.posteriors[i], features[i].shape)
@@ -205,7 +207,7 @@ class HierarchicalVAE(LayeredInference, VAE):
             kvv_ops.build_once(self.posteriors[-1], features[-1].shape)
         for i in reversed(range(1, self.num_layers)):
             name, above = f"decoders[{i}]", self.posteriors[i].event_shape
-            _check_input(name, self.decoders[i], above, f"z_{i + 1}")
+            check_input(name, self.decoders[i], [above], f"z_{i + 1}")
             generated = self._symbolic(self.decoders[i], name, above)
             self._build_pair(i - 1, generated.shape, features[i - 1].shape)
 
@@ -232,7 +234,7 @@ class HierarchicalVAE(LayeredInference, VAE):
 
     def _check_decoder(self):
         shape = self.posteriors[0].event_shape
-        _check_input("decoders[0]", self.decoders[0], shape, "z_1")
+        check_input("decoders[0]", self.decoders[0], [shape], "z_1")
         latents = keras.KerasTensor((None, *shape))
         self._check_parameters(self._run(self.decoder, latents, False))
 
@@ -375,13 +377,13 @@ def _default(i, encoder, decoder):
             "`posteriors` must be given unless each decoder is a Keras model with one "
             f"input of a known shape. Received: decoders[{i}].input_shape={shape}"
         )
-    # Of a vector, of features that are a map.
     features = getattr(encoder, "output_shape", None)
     if len(shape) == 2 and features is None:
         raise ValueError(
             "`posteriors` must be given unless each encoder is a Keras model with one "
             f"output of a known shape. Received: encoders[{i}]={encoder}"
         )
+    # Of a vector, of features that are a map.
     flattens = len(shape) == 2 and len(features) > 2
     kind = DiagonalGaussian if flattens else SpatialGaussian
     return kind(shape[-1], link="bounded")
@@ -399,14 +401,4 @@ def _check_gaussian(part):
         raise ValueError(
             "`posteriors` and `conditionals` must be of keras_vae_variance.posteriors, "
             f"with a variance. Received: {part}"
-        )
-
-
-def _check_input(name, network, shape, what):
-    given = getattr(network, "input_shape", None)
-    if isinstance(given, tuple) and tuple(given[1:]) != tuple(shape):
-        sizes = ", ".join(map(str, ("None", *shape)))
-        raise ValueError(
-            f"`{name}` must take inputs of shape ({sizes}), that of {what}. "
-            f"Received: {name}.input_shape={given}"
         )

@@ -6,6 +6,7 @@ from keras import ops
 
 from . import data
 from . import ops as kvv_ops
+from .checks import check_integer
 from .running import RunningAverage
 
 __all__ = ["Inference"]
@@ -100,7 +101,7 @@ class Inference:
         z = num_samples
         if len(np.shape(z)) == 0:
             if not keras.ops.is_tensor(num_samples):  # a tensor in a SavedModel
-                check_count("num_samples", num_samples)
+                check_integer("num_samples", num_samples)
             z = self._draw_latents(num_samples, sampler, latent_seed)
         parameters = self.decode(z)
         result = self._distribution(parameters)
@@ -145,7 +146,7 @@ class Inference:
                 "A model with a deterministic posterior has no ELBO: its KL divergence "
                 f"is infinite. Received: posterior={self.posterior}"
             )
-        check_count("num_samples", num_samples)
+        check_integer("num_samples", num_samples)
         x = self.prepare(x)
         latent = self.encode(x)
         shape = (num_samples, *latent.mean.shape)
@@ -213,7 +214,7 @@ class Inference:
             The model itself.
         """
         averages = [a for a in self._flatten_layers() if isinstance(a, RunningAverage)]
-        check_count("batch_size", batch_size)
+        check_integer("batch_size", batch_size)
         before = [(v, ops.copy(v)) for v in self._changed_by_forward()]
         replaced = set()
         generator = keras.random.SeedGenerator(0)
@@ -280,10 +281,3 @@ def join(results):
         return parts[0] if shared else ops.concatenate(parts, axis=0)
 
     return keras.tree.map_structure(joined, *results)
-
-
-def check_count(name, count):
-    if not isinstance(count, (int, np.integer)) or count < 1:
-        raise ValueError(
-            f"`{name}` must be an integer of at least 1. Received: {name}={count}"
-        )

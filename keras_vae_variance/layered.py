@@ -8,7 +8,8 @@ import numpy as np
 from keras import ops
 
 from . import ops as kvv_ops
-from .inference import CHUNK, check_count, join
+from .checks import check_integer
+from .inference import CHUNK, join
 
 __all__ = ["ActiveLayers", "LayeredInference"]
 
@@ -54,9 +55,9 @@ class LayeredInference:
         """
         if depth is None and self.num_layers > 1:
             raise ValueError(
-                "`depth` must be given: each layer of latents has a posterior of its "
-                "own, given another one, and there is no one Gaussian q(z|x), on which "
-                "samplers and most metrics rely. "
+                "Each layer of latents has a posterior of its own, given another one, "
+                "and there is no one Gaussian q(z|x), on which samplers and most "
+                "metrics rely: of `encode`, `depth` must be given. "
                 f"Received: depth=None of a model with {self.num_layers} layers"
             )
         if self.num_layers == 1:
@@ -140,7 +141,7 @@ class LayeredInference:
         z = num_samples
         if len(np.shape(z)) == 0:
             if not ops.is_tensor(num_samples):  # a tensor in a SavedModel
-                check_count("num_samples", num_samples)
+                check_integer("num_samples", num_samples)
             z = self._draw_latents(num_samples, sampler, latent_seed, temperatures[-1])
         z = self._flat(z, self.num_layers)
 
@@ -255,7 +256,7 @@ class LayeredInference:
 
     def _terms(self, x, num_samples, seed):
         """-log p(x|z_1) `(n,)`, and the layers' KL `(n, L)`: means over draws."""
-        check_count("num_samples", num_samples)
+        check_integer("num_samples", num_samples)
 
         def terms(x, seed):
             nll = kl = 0.0
@@ -289,7 +290,8 @@ class LayeredInference:
         flat = (self.latent_dims[depth - 1],)
         shaped = self.latent_shapes[depth - 1]
         if tuple(z.shape[1:]) not in (flat, shaped):
-            shapes = " or ".join(str(("n", *s)) for s in dict.fromkeys((flat, shaped)))
+            known = dict.fromkeys((flat, shaped))
+            shapes = " or ".join(f"(n, {', '.join(map(str, s))})" for s in known)
             raise ValueError(
                 f"`z` must have the shape {shapes}, that of z_{depth}. "
                 f"Received: z.shape={tuple(z.shape)}"

@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from . import ops as kvv_ops
+from .checks import check_integer
 
 __all__ = [
     "ConstantGaussian",
@@ -36,7 +37,7 @@ class Posterior(keras.layers.Layer):
     def __init__(self, latent_dim, **kwargs):
         # Under mixed precision Keras would cast the features down at __call__.
         super().__init__(dtype="float32", **kwargs)
-        _check_number("latent_dim", latent_dim)
+        check_integer("latent_dim", latent_dim)
         self.latent_dim = int(latent_dim)
         self.mean = keras.layers.Dense(self.latent_dim, dtype="float32", name="mean")
 
@@ -163,7 +164,7 @@ class SpatialGaussian(DiagonalGaussian):
     """
 
     def __init__(self, channels, link="log_variance", **kwargs):
-        _check_number("channels", channels)
+        check_integer("channels", channels)
         super().__init__(channels, link, **kwargs)
         self.spread.kernel_initializer = keras.initializers.Zeros()
         self.channels = self.latent_dim
@@ -306,11 +307,3 @@ class Deterministic(Posterior):
 
     def sample(self, mean, variance, seed=None):
         return mean
-
-
-def _check_number(name, value):
-    is_integer = isinstance(value, numbers.Integral) and value is not True
-    if not is_integer or value < 1:
-        raise ValueError(
-            f"`{name}` must be a positive integer. Received: {name}={value!r}"
-        )

@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from . import ops as kvv_ops
+from .checks import check_input, check_integer
 from .futures import Futures
 from .posteriors import DiagonalGaussian
 from .priors import StandardNormal
@@ -114,7 +115,8 @@ class SequenceVAE(Futures, VAE):
         # Not VAE's: its decoder takes latents alone.
         keras.Model.__init__(self, name=name, autocast=False)
         check_parts(posterior, likelihood, prior, regularizers, seed)
-        _check_lengths(n_past, n_future)
+        check_integer("n_past", n_past, least=0)
+        check_integer("n_future", n_future)
         if prior_network is not None and not isinstance(
             prior, (StandardNormal, type(None))
         ):
@@ -140,6 +142,10 @@ class SequenceVAE(Futures, VAE):
     def frame_shape(self):
         """Shape of one frame."""
         return self.event_shape[1:]
+
+    @property
+    def _shape_of(self):
+        return f"n_past={self.n_past} and n_future={self.n_future} frames"
 
     @property
     def _first(self):
@@ -175,6 +181,12 @@ class SequenceVAE(Futures, VAE):
         self._features = math.prod(h.shape[1:])
         h = keras.KerasTensor((None, self._steps, self._features))
         z = keras.KerasTensor((None, self._steps, self.latent_dim))
+        steps = h.shape[1:], z.shape[1:]
+        what = "the steps' features"
+        check_input("posterior_network", self.posterior_network, steps[:1], what)
+        if self.prior_network is not None:
+            check_input("prior_network", self.prior_network, steps[:1], what)
+        check_input("predictor", self.predictor, steps, f"{what} and latents")
         q = self._symbolic_steps("posterior_network", self.posterior_network, h)
         kvv_ops.build_once(self.posterior, (None, math.prod(q.shape[2:])))
         if self.prior_network is not None:
@@ -184,6 +196,8 @@ class SequenceVAE(Futures, VAE):
         kvv_ops.build_once(self.likelihood, (None, *self.frame_shape))
         g = self._symbolic_steps("predictor", self.predictor, [h, z])
         g = keras.KerasTensor((None, *g.shape[2:]))
+        inputs = [t.shape[1:] for t in (g, *skips)]
+        check_input("decoder", self.decoder, inputs, "the predictor's output and skips")
         self._check_parameters(self._run(self.decoder, _one([g, *skips]), False))
         for part in (self.likelihood, *self.regularizers):
             part.check(self.posterior, self.prior)
@@ -339,13 +353,3 @@ def _listed(outputs):
 def _one(inputs):
     """A network with one input takes no list."""
     return inputs if len(inputs) > 1 else inputs[0]
-
-
-def _check_lengths(n_past, n_future):
-    for name, value, least in (("n_past", n_past, 0), ("n_future", n_future, 1)):
-        integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-        if not integer or value < least:
-            raise ValueError(
-                f"`{name}` must be an integer of at least {least}. "
-                f"Received: {name}={value!r}"
-            )

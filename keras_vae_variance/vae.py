@@ -225,7 +225,7 @@ class VAE(Fitting, Inference, Saving, Steps, keras.Model):
     def _forward(self, x, training, sample_weight=None):
         """Terms; their global means, with the loss and the diagnostics; the batch."""
         # A step has its own tests of values, inside of its graph.
-        x, present = self._prepared(x, self.event_shape, tensors=False), 1.0
+        x, present = self._prepared(x, self.event_shape, self._shape_of, False), 1.0
         if self._convolves:
             x, sample_weight, present = kvv_ops.never_empty(x, sample_weight)
 
@@ -284,25 +284,30 @@ class VAE(Fitting, Inference, Saving, Steps, keras.Model):
             x: data, `(n, ...)`, uint8 or float.
 
         Raises:
-            ValueError: on another shape, on NaN or infinite values, and on values
-                outside [0, 1] where the likelihood needs them inside. (While a graph is
-                traced there are no values to check.)
+            ValueError: on another shape, on no example, on NaN or infinite values, and
+                on values outside [0, 1] where the likelihood needs them inside. (While
+                a graph is traced there are no values to check.)
             TypeError: on integers other than uint8.
         """
-        return self._prepared(x, self.event_shape)
+        return self._prepared(x, self.event_shape, self._shape_of)
 
-    # Examples for the likelihood in one of the model's, where frames are such.
+    # Examples that the likelihood sees for each of the model's: frames, of sequences.
     _steps = 1
+    # What has the shape of an example, for messages.
+    _shape_of = "the encoder's input"
 
     @property
     def target_shape(self):
         """Shape of that of an example which the likelihood scores: all of it."""
         return self.event_shape
 
-    def _prepared(self, x, shape, tensors=True):
+    def _prepared(self, x, shape, what, tensors=True):
         if not data.is_array(x):
             x = np.asarray(x)
-        data.check_images(x, shape, self.likelihood.unit_interval, tensors=tensors)
+        unit_interval = self.likelihood.unit_interval
+        data.check_images(x, shape, unit_interval, tensors=tensors, what=what)
+        if tensors:
+            data.check_not_empty(x)
         x = ops.convert_to_tensor(x)
         if keras.backend.standardize_dtype(x.dtype) == "uint8":
             return ops.cast(x, "float32") / 255.0

@@ -434,7 +434,7 @@ def test_logistic_mixture_before_the_bins():
 
 @pytest.mark.parametrize("count", [0, -1, 2.5, "3", None])
 def test_wrong_number_of_components(count):
-    with pytest.raises(ValueError, match="`num_components` must be a positive integer"):
+    with pytest.raises(ValueError, match="`num_components` must be an integer"):
         LogisticMixture(count)
 
 

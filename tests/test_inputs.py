@@ -178,7 +178,7 @@ def test_other_arguments_of_fit(models):
 def test_bad_batch_sizes(models, batch_size):
     model, before = models["gaussian"]
     for method in (model.fit, model.evaluate, model.predict):
-        with pytest.raises(ValueError, match=f"`batch_size` must be.*={batch_size}"):
+        with pytest.raises(ValueError, match=f"`batch_size` must be.*={batch_size!r}"):
             method(x, batch_size=batch_size)
     tiny.assert_same(tiny.state(model), before)
 

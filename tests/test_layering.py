@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "keras_vae_variance"
 
-CORE = {"types", "ops", "running", "data"}
+CORE = {"types", "ops", "running", "data", "checks"}
 PARTS = CORE | {"variances", "likelihoods", "posteriors", "priors", "regularizers"}
 MIXINS = {"fitting", "inference", "saving", "steps", "distribute"}
 MODELS = PARTS | MIXINS | {"export", "vae"}
@@ -34,7 +34,7 @@ ALLOWED = {
     **dict.fromkeys(["samplers", "metrics", "plots"], CORE),
     # A composition itself.
     "samplers.second_stage": PARTS | {"vae", "backbones"},
-    "datasets": {"data"},
+    "datasets": {"data", "checks"},
 }
 SIBLINGS = {
     "backbones": {"heads", "layers"},

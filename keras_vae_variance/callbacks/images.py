@@ -1,6 +1,5 @@
 """Pictures of a model while it trains."""
 
-import numbers
 import pathlib
 import random
 import struct
@@ -10,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from .. import plots
+from ..checks import check_integer
 from ..data import check_images, is_array
 
 __all__ = ["ImageLogger"]
@@ -85,11 +85,7 @@ class ImageLogger(keras.callbacks.Callback):
             ("num_images", num_images, 1),
             ("seed", seed, 0),
         ):
-            if not isinstance(value, numbers.Integral) or value < least:
-                raise ValueError(
-                    f"`{name}` must be an int of at least {least}. "
-                    f"Received: {name}={value!r}"
-                )
+            check_integer(name, value, least)
         if labels is not None and np.shape(labels) != (len(x),):
             raise ValueError(
                 f"`labels` must be one class for each of the {len(x)} images. "

@@ -1,10 +1,10 @@
 """Training that goes on over steps that fail."""
 
-import numbers
 import warnings
 
 import keras
 
+from ..checks import check_integer
 from ..steps import NonFiniteLossError
 
 __all__ = ["SkipNonFinite"]
@@ -49,11 +49,7 @@ class SkipNonFinite(keras.callbacks.Callback):
 
     def __init__(self, limit=10):
         super().__init__()
-        whole = isinstance(limit, numbers.Integral) and not isinstance(limit, bool)
-        if not (whole and limit > 0):
-            raise ValueError(
-                f"`limit` must be a positive integer. Received: limit={limit!r}"
-            )
+        check_integer("limit", limit)
         self.limit = int(limit)
         self.skipped = 0
 

@@ -4,16 +4,7 @@ import numbers
 
 import numpy as np
 
-__all__ = ["check_integer", "check_positive"]
-
-
-def check_integer(name, value, least):
-    """Raises where `value` is not an integer of at least `least`."""
-    if not isinstance(value, numbers.Integral) or value < least:
-        raise ValueError(
-            f"`{name}` must be an integer of at least {least}. "
-            f"Received: {name}={value!r}"
-        )
+__all__ = ["check_positive"]
 
 
 def check_positive(name, value):

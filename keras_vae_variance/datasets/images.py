@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .base import check_integer
+from ..checks import check_integer
 
 __all__ = ["check_crop", "check_size", "resize", "resized"]
 

@@ -4,8 +4,9 @@ import math
 
 import numpy as np
 
+from ..checks import check_integer
 from ..data import generator
-from .base import check_integer, check_positive
+from .base import check_positive
 
 __all__ = ["Plane", "hypersphere", "plane"]
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from ..checks import check_integer
 from ..data import generator
-from .base import check_integer
 from .handwritten import digits
 
 __all__ = ["moving_digits", "windows"]

@@ -1,11 +1,10 @@
 """A mixture of discretised logistic distributions."""
 
-import numbers
-
 import keras
 from keras import ops
 
 from .. import ops as kvv_ops
+from ..checks import check_integer
 from ..types import Head
 from . import levels
 from .base import Likelihood
@@ -59,11 +58,7 @@ class LogisticMixture(Likelihood):
 
     def __init__(self, num_components=5, **kwargs):
         super().__init__(**kwargs)
-        if not isinstance(num_components, numbers.Integral) or num_components < 1:
-            raise ValueError(
-                "`num_components` must be a positive integer. "
-                f"Received: num_components={num_components}"
-            )
+        check_integer("num_components", num_components)
         self.num_components = int(num_components)
 
     def heads(self, x_shape):

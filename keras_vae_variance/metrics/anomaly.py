@@ -3,7 +3,7 @@
 import numpy as np
 
 from .. import ops as kvv_ops
-from .base import check_count, check_density, draws, float64
+from .base import check_density, check_integer, draws, float64
 from .likelihood import log_likelihood
 
 __all__ = ["anomaly_scores"]
@@ -69,8 +69,8 @@ def anomaly_scores(vae, x, kind="elbo", num_samples=20, seed=None, batch_size=25
         raise ValueError(
             f"`kind` must be one of {', '.join(_KINDS)}. Received: kind={kind!r}"
         )
-    check_count("num_samples", num_samples)
-    check_count("batch_size", batch_size)
+    check_integer("num_samples", num_samples)
+    check_integer("batch_size", batch_size)
     if kind == "log_likelihood":
         return -log_likelihood(vae, x, num_samples, seed=seed, chunk_size=batch_size)
     if kind == "elbo":

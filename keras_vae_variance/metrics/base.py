@@ -6,12 +6,13 @@ import random
 import numpy as np
 from keras import ops
 
+from ..checks import check_integer
 from ..data import batches
 from ..types import Latent
 
 __all__ = [
     "Estimate",
-    "check_count",
+    "check_integer",
     "check_density",
     "check_one_vector",
     "draws",
@@ -66,15 +67,6 @@ class Estimate:
 
     def __str__(self):
         return f"{self.value:.6g} +- {self.standard_error:.3g}"
-
-
-def check_count(name, value, least=1):
-    """Raises where `value` is not an integer of at least `least`."""
-    integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not integer or value < least:
-        raise ValueError(
-            f"`{name}` must be an int of at least {least}. Received: {name}={value!r}"
-        )
 
 
 def check_one_vector(vae):
@@ -169,7 +161,7 @@ def draws(vae, x, num_samples=1, seed=None, batch_size=256):
         `num_samples` `Latent`s of them, whose `sample` is the draw. All are float32
         tensors.
     """
-    check_count("batch_size", batch_size)
+    check_integer("batch_size", batch_size)
     noise_key, count = key(seed), 0
     for batch, latent in encoding_chunks(vae, x, batch_size):
         latent = Latent(*(ops.convert_to_tensor(t, "float32") for t in latent))

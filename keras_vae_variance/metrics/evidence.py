@@ -9,8 +9,8 @@ from .. import ops as kvv_ops
 from ..types import Latent
 from .base import (
     Estimate,
-    check_count,
     check_density,
+    check_integer,
     encoding_chunks,
     float64,
     variance,
@@ -259,7 +259,7 @@ def _linearized(vae, x, chunk_size):
         `-log p(x|z)` at `z = mu(x)`, `(n,)`; the codes' `Latent`; and the information
         `J^T V^-1 J` on `z`, `(n, L, L)`; float64.
     """
-    check_count("chunk_size", chunk_size)
+    check_integer("chunk_size", chunk_size)
 
     def at_the_code(x, *latent):
         latent = Latent(latent[0], *latent)

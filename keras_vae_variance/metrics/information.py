@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..ops import LOG_2_PI
-from .base import Estimate, check_count, check_density, encodings, key, noise, streams
+from .base import Estimate, check_density, check_integer, encodings, key, noise, streams
 from .mixtures import CHUNK, Components, log_sum_exp, prior
 
 __all__ = [
@@ -210,7 +210,7 @@ class _Draws(NamedTuple):
 def _draw(vae, x, num_samples, seed):
     """The `_Draws` of a data set; pairs are held in chunks."""
     check_density(vae, "an infinite KL to the prior and to other codes")
-    check_count("num_samples", num_samples)
+    check_integer("num_samples", num_samples)
     noise_key = key(seed)
     codes = [latent[1:3] for _, latent in encodings(vae, x)]
     mean, variance = map(np.concatenate, zip(*codes, strict=True))

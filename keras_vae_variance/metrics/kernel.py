@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .base import Estimate, check_count, key, streams
+from .base import Estimate, check_integer, key, streams
 from .features.base import Reader
 
 __all__ = ["kernel_distance"]
@@ -61,8 +61,8 @@ def kernel_distance(
     >>> bool(distance.value > 4 * distance.standard_error)
     True
     """
-    check_count("num_subsets", num_subsets, least=2)
-    check_count("subset_size", subset_size, least=2)
+    check_integer("num_subsets", num_subsets, least=2)
+    check_integer("subset_size", subset_size, least=2)
     reader = Reader(features, batch_size)
     most = num_subsets * subset_size
     of_real, of_generated = streams(key(seed), 0, 2)

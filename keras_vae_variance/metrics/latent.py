@@ -9,7 +9,7 @@ import numpy as np
 from ..data import generator
 from .base import (
     Estimate,
-    check_count,
+    check_integer,
     check_one_vector,
     encodings,
     float64,
@@ -66,8 +66,8 @@ def kl_to_prior(sampler, vae=None, num_samples=10_000, num_runs=10, seed=None):
             "`sampler` must be a fitted sampler, or a distribution, with `sample` and "
             f"`log_prob`. Received: sampler={sampler!r}"
         )
-    check_count("num_samples", num_samples)
-    check_count("num_runs", num_runs, least=2)
+    check_integer("num_samples", num_samples)
+    check_integer("num_runs", num_runs, least=2)
     if vae is not None:
         check_one_vector(vae)
     rng = generator(seed)

@@ -8,7 +8,7 @@ from keras import ops
 
 from ..data import batches
 from .base import (
-    check_count,
+    check_integer,
     check_one_vector,
     float64,
     key,
@@ -71,9 +71,9 @@ def log_likelihood(vae, x, num_samples=20, sampler=None, seed=None, chunk_size=5
     >>> kvv.metrics.log_likelihood(vae, x, num_samples=5, seed=0).shape
     (32,)
     """
-    check_count("num_samples", num_samples)
+    check_integer("num_samples", num_samples)
     check_one_vector(vae)
-    check_count("chunk_size", chunk_size)
+    check_integer("chunk_size", chunk_size)
     if vae.posterior.deterministic:
         raise ValueError(
             "A deterministic posterior has no density, and the log likelihood no "

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .base import Estimate, check_count
+from .base import Estimate, check_integer
 from .features.base import Reader
 
 __all__ = ["PrecisionRecall", "precision_recall"]
@@ -66,7 +66,7 @@ def precision_recall(real, generated, features, neighbours=3, batch_size=64):
     >>> float(precision), float(recall) > 0.5
     (1.0, True)
     """
-    check_count("neighbours", neighbours)
+    check_integer("neighbours", neighbours)
     reader = Reader(features, batch_size)
     real = _vectors(reader(real, "real"), "real", neighbours)
     generated = _vectors(reader(generated, "generated"), "generated", neighbours)

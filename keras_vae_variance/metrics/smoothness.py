@@ -9,7 +9,7 @@ from keras import ops
 from .. import ops as kvv_ops
 from .base import (
     Estimate,
-    check_count,
+    check_integer,
     encoding_chunks,
     float64,
     key,
@@ -64,7 +64,7 @@ def expected_gap(vae, x, variance=1e-2, num_samples=1, seed=None, chunk_size=512
             "`variance` must be a positive finite number. "
             f"Received: variance={variance!r}"
         )
-    check_count("num_samples", num_samples)
+    check_integer("num_samples", num_samples)
     mean, stddev = _mean(vae), math.sqrt(variance)
 
     def gap(z, e):
@@ -128,7 +128,7 @@ def local_smoothness(vae, x, num_probes=None, seed=None, chunk_size=512):
             return np.broadcast_to(axes, (count, size, size))
 
     else:
-        check_count("num_probes", num_probes)
+        check_integer("num_probes", num_probes)
         directions = _probes(seed, (num_probes, size))
     return _mean_at_codes(push, vae, x, directions, chunk_size)
 
@@ -146,7 +146,7 @@ def _probes(seed, shape):
 
 def _mean_at_codes(function, vae, x, directions, chunk_size):
     """The mean of `function(mu(x), direction)` over the data and their directions."""
-    check_count("chunk_size", chunk_size)
+    check_integer("chunk_size", chunk_size)
     each, *shape = directions(0, 1).shape[1:]
     function = kvv_ops.compiled(function, (None, vae.latent_dim), (None, *shape))
     values, count = [], 0

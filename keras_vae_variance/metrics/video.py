@@ -5,14 +5,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..data import check_images
-from .base import check_count, float64, key
+from ..data import batches, check_images, check_not_empty, is_array, unpack
+from .base import check_integer, float64, key
 
 __all__ = ["BestOfSamples", "best_of_samples", "horizon_coverage", "psnr", "ssim"]
 
 _WINDOW = 7
-# Futures drawn at once, of all sequences of a batch: frames of video are large.
-_DRAWN = 64
+# Futures that are drawn at once: at most so many, of at most so many numbers.
+_FUTURES, _NUMBERS = 256, 2**24
 
 
 class BestOfSamples(NamedTuple):
@@ -87,7 +87,7 @@ def ssim(x, y):
     [1.0, 1.0]
     """
     x, y = _pair(x, y)
-    _check_sides(x.shape)
+    _check_sides("x", x.shape)
     mean_x, mean_y = _window_means(x), _window_means(y)
     size = _WINDOW**2
     sample = size / (size - 1.0)
@@ -111,10 +111,11 @@ def best_of_samples(model, x, num_samples=100, seed=None, batch_size=16):
     Args:
         model: a `SequenceVAE`.
         x: sequences, `(n, n_past + time, ...)`, of `time` frames to predict; uint8, or
-            floats in [0, 1].
+            floats in [0, 1]; in any form that `fit` takes.
         num_samples: futures of each sequence.
-        seed: of the futures, an integer or None.
-        batch_size: sequences at a time.
+        seed: of the futures, an integer or None. They are a function of it and of how
+            the sequences are cut into batches.
+        batch_size: sequences at a time, of an array.
 
     Returns:
         A `BestOfSamples`.
@@ -139,11 +140,12 @@ def best_of_samples(model, x, num_samples=100, seed=None, batch_size=16):
     >>> best.ssim.shape, best.psnr.shape
     ((3, 2), (3, 2))
     """
-    check_count("num_samples", num_samples)
-    x = _sequences(model, x)
-    _check_sides(x.shape)
+    check_integer("num_samples", num_samples)
+    _check_model(model)
+    _check_sides("model", model.frame_shape)
     best = []
-    for truth, futures in _futures(model, x, num_samples, seed, batch_size):
+    # Only images in [0, 1] have these scores.
+    for truth, futures in _futures(model, x, num_samples, seed, batch_size, True):
         chosen = [np.full(truth.shape[:2], -np.inf) for _ in range(2)]
         for mean, _ in futures:
             scores = (score(np.clip(mean, 0.0, 1.0), truth) for score in (ssim, psnr))
@@ -167,11 +169,11 @@ def horizon_coverage(model, x, level=0.9, num_samples=10, seed=None, batch_size=
 
     Args:
         model: a `SequenceVAE`.
-        x: sequences, as of `best_of_samples`.
+        x: sequences, as of `best_of_samples`, but of any floats that the model takes.
         level: probability of the interval, between 0 and 1.
         num_samples: futures of each sequence; 1 leaves the variance of the means out.
-        seed: of the futures, an integer or None.
-        batch_size: sequences at a time.
+        seed: as of `best_of_samples`.
+        batch_size: sequences at a time, of an array.
 
     Returns:
         A float64 array `(time,)`.
@@ -195,13 +197,13 @@ def horizon_coverage(model, x, level=0.9, num_samples=10, seed=None, batch_size=
     >>> kvv.metrics.horizon_coverage(vae, x, num_samples=2, seed=0).shape
     (2,)
     """
-    check_count("num_samples", num_samples)
+    check_integer("num_samples", num_samples)
     if not 0.0 < level < 1.0:
         raise ValueError(f"`level` must lie between 0 and 1. Received: level={level}")
     quantile = NormalDist().inv_cdf(0.5 * (1.0 + level))
-    x = _sequences(model, x)
-    inside = 0.0
-    for truth, futures in _futures(model, x, num_samples, seed, batch_size, True):
+    _check_model(model)
+    inside, count = 0.0, 0
+    for truth, futures in _futures(model, x, num_samples, seed, batch_size, noise=True):
         mean = variance = squares = 0.0
         for i, (of_mean, of_variance) in enumerate(futures):
             # Welford's updates: means so far, and squares about the mean.
@@ -214,11 +216,11 @@ def horizon_coverage(model, x, level=0.9, num_samples=10, seed=None, batch_size=
             variance += (1.0 + 1.0 / num_samples) * squares / (num_samples - 1)
         within = np.abs(truth - mean) <= quantile * np.sqrt(variance)
         inside = inside + within.reshape(*truth.shape[:2], -1).mean(axis=2).sum(axis=0)
-    return inside / len(x)
+        count += len(truth)
+    return inside / count
 
 
-def _sequences(model, x):
-    """Checked sequences, as an array."""
+def _check_model(model):
     if not hasattr(model, "predict_frames"):
         raise TypeError(
             f"`model` must be a SequenceVAE. Received: {type(model).__name__}"
@@ -228,42 +230,66 @@ def _sequences(model, x):
             "`model` must have conditioning frames, to predict those that follow. "
             "Received: model with n_past=0"
         )
-    shape = np.shape(x)
-    if len(shape) < 3 or not len(x) or shape[1] <= model.n_past:
+
+
+def _check_sequences(model, x, unit_interval):
+    shape, frame = x.shape, model.frame_shape
+    time = shape[1] if len(shape) == len(frame) + 2 else model.event_shape[0]
+    what = f"n_past={model.n_past} frames and of some to predict"
+    unit_interval = unit_interval or model.likelihood.unit_interval
+    check_images(x, (time, *frame), unit_interval, what=what)
+    check_not_empty(x)
+    if time <= model.n_past:
         raise ValueError(
             f"`x` must be sequences of more than {model.n_past} frames, those that the "
             f"model starts from. Received: x.shape={shape}"
         )
-    x = np.asarray(x)
-    unit_interval = model.likelihood.unit_interval
-    check_images(x, (shape[1], *model.frame_shape), unit_interval)
-    return x
 
 
-def _futures(model, x, num_samples, seed, batch_size, noise=False):
+def _futures(model, x, num_samples, seed, batch_size, unit_interval=False, noise=False):
     """Pairs of true frames and of their futures, one after another: mean, variance."""
-    check_count("batch_size", batch_size)
-    seeds = np.random.SeedSequence(int(key(seed)[0])).generate_state(len(x))
+    check_integer("batch_size", batch_size)
+    rng = np.random.default_rng(int(key(seed)[0]))
     past = model.n_past
 
-    def drawn(part, rng):
-        at_once = max(_DRAWN // len(part), 1)
+    def drawn(part):
+        time = part.shape[1] - past
+        size = time * int(np.prod(model.frame_shape))
+        at_once = min(_FUTURES, _NUMBERS // size) // len(part)
+        at_once = max(at_once, 1)
         for first in range(0, num_samples, at_once):
             futures = model.predict_frames(
                 part[:, :past],
-                n_future=part.shape[1] - past,
+                n_future=time,
                 num_samples=min(at_once, num_samples - first),
                 noise=noise,
                 seed=int(rng.integers(2**31)),
             )
             for moments in zip(futures["mean"], futures["variance"], strict=True):
-                yield map(float64, moments)
+                mean, variance = map(float64, moments)
+                if not np.isfinite(mean + variance).all():
+                    raise ValueError(
+                        "`model` must predict finite means and variances. Received: "
+                        f"{np.count_nonzero(~np.isfinite(mean))} means, "
+                        f"{np.count_nonzero(~np.isfinite(variance))} variances that "
+                        "are NaN or infinite"
+                    )
+                yield mean, variance
 
-    for i in range(0, len(x), batch_size):
-        part = x[i : i + batch_size]
-        scale = 255.0 if x.dtype == np.uint8 else 1.0
-        truth = part[:, past:].astype(np.float64) / scale
-        yield truth, drawn(part, np.random.default_rng(seeds[i]))
+    if isinstance(x, (tuple, list)):
+        x, _ = unpack(x)
+    if is_array(x):  # whole, before any work is done
+        x = np.asarray(x)
+        _check_sequences(model, x, unit_interval)
+    empty = True
+    for part, _ in batches(x, batch_size):
+        part = np.asarray(part)
+        _check_sequences(model, part, unit_interval)
+        scale = 255.0 if part.dtype == np.uint8 else 1.0
+        yield part[:, past:].astype(np.float64) / scale, drawn(part)
+        empty = False
+    if empty:
+        raise ValueError(f"`x` must hold at least one sequence. Received: x={x}")
 
 
 def _better(best, score):
@@ -272,11 +298,11 @@ def _better(best, score):
     return np.where(higher[:, None], score, best)
 
 
-def _check_sides(shape):
+def _check_sides(name, shape):
     if len(shape) < 3 or min(shape[-3:-1]) < _WINDOW:
         raise ValueError(
-            f"`x` must be images with sides of at least {_WINDOW}. "
-            f"Received: x.shape={shape}"
+            f"`{name}` must be of images with sides of at least {_WINDOW}. "
+            f"Received: images of shape {tuple(shape)}"
         )
 
 

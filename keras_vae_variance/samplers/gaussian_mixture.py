@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
+from ..checks import check_integer
 from .base import Sampler, posteriors
 from .expectation_maximization import expectation_maximization
 from .mixtures import BLOCK, Mixture, quadratic_coefficients, quadratic_features
@@ -58,14 +59,8 @@ class GaussianMixture(Sampler):
 
     def __init__(self, num_components=32, method="em", samples_per_example=1):
         super().__init__()
-        for name, value in (
-            ("num_components", num_components),
-            ("samples_per_example", samples_per_example),
-        ):
-            if not isinstance(value, (int, np.integer)) or value < 1:
-                raise ValueError(
-                    f"`{name}` must be an int of at least 1. Received: {name}={value!r}"
-                )
+        check_integer("num_components", num_components)
+        check_integer("samples_per_example", samples_per_example)
         if method not in ("em", "variational"):
             raise ValueError(
                 f'`method` must be "em" or "variational". Received: method={method!r}'

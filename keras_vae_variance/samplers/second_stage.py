@@ -9,6 +9,7 @@ from keras import ops
 
 from .. import ops as kvv_ops
 from ..backbones import second_stage
+from ..checks import check_integer
 from ..likelihoods import Gaussian
 from ..posteriors import DiagonalGaussian
 from ..vae import VAE
@@ -78,9 +79,10 @@ class SecondStage(Sampler):
         super().__init__()
         kvv_ops.need_tensorflow("SecondStage")
         sizes = hidden if isinstance(hidden, (tuple, list)) else (0,)
-        _check_counts("hidden", hidden, sizes)
-        _check_counts("epochs", epochs, (epochs,))
-        _check_counts("batch_size", batch_size, (batch_size,))
+        for size in sizes:
+            check_integer("hidden", size)
+        check_integer("epochs", epochs)
+        check_integer("batch_size", batch_size)
         if not (isinstance(learning_rate, numbers.Real) and 0 < learning_rate < np.inf):
             raise ValueError(
                 "`learning_rate` must be a positive finite number. "
@@ -154,7 +156,7 @@ class SecondStage(Sampler):
                 `num_samples` is not a positive int.
         """
         self._check_fitted()
-        _check_counts("num_samples", num_samples, (num_samples,))
+        check_integer("num_samples", num_samples)
         z = check_codes(z, self._latent_dim)
         shape = (tf.shape(z)[0], num_samples, self._latent_dim)
         return self._bound(z, tf.random.stateless_normal(shape, stateless_seed(seed)))
@@ -284,11 +286,3 @@ def _bound(vae, z, noise):
         return mean_weight - tf.math.log(tf.cast(samples, tf.float32))
 
     return in_chunks(bound, [z, noise], _CHUNK // samples)
-
-
-def _check_counts(name, value, counts):
-    for count in counts:
-        if not isinstance(count, numbers.Integral) or count < 1:
-            raise ValueError(
-                f"`{name}` must hold ints of at least 1. Received: {name}={value!r}"
-            )

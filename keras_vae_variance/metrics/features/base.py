@@ -9,7 +9,7 @@ from keras import ops
 
 from ... import ops as kvv_ops
 from ...data import batches
-from ..base import check_count, float64
+from ..base import check_integer, float64
 
 __all__ = ["FID_FEATURES", "Kind", "Reader", "float32_layers"]
 
@@ -55,7 +55,7 @@ class Reader:
                 "`features` must be a Keras model, or another callable with a `name` "
                 f"for its results to carry. Received: features={features!r}"
             )
-        check_count("batch_size", batch_size)
+        check_integer("batch_size", batch_size)
         if kind is not None and kind.features != name:
             raise ValueError(
                 f"`features` must be {kind.features}, of which the given moments are. "
