@@ -326,3 +326,9 @@ def test_a_density_by_draws_gets_a_seed_for_each_block():
         log_likelihood(linear_vae(), x, 4, sampler, seed=seed, chunk_size=len(x))
     first, again, other = (sampler.seeds for sampler in runs)
     assert len(set(first)) == 4 and first == again and not set(first) & set(other)
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "a"])
+def test_wrong_seeds(seed):
+    with pytest.raises(ValueError, match="`seed` must be an integer of at least 0"):
+        base.key(seed)

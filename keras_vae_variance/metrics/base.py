@@ -132,6 +132,7 @@ def key(seed):
     """The key of `streams` for a seed; None is a fresh one from Python's `random`."""
     if seed is None:
         seed = random.randrange(2**63)
+    check_integer("seed", seed, least=0)
     return np.random.SeedSequence(seed).generate_state(2, np.uint64)
 
 
