@@ -2,7 +2,10 @@
 
 import numbers
 
-__all__ = ["check_input", "check_integer"]
+import numpy as np
+from keras import ops
+
+__all__ = ["check_causal", "check_input", "check_integer"]
 
 
 def check_integer(name, value, least=1):
@@ -53,6 +56,36 @@ def check_input(name, network, shapes, what):
         raise ValueError(
             f"`{name}` must take inputs of shape {expected}, that of {what}. "
             f"Received: {name}.input_shape={given}"
+        )
+
+
+def check_causal(name, run, shapes):
+    """Raises where a network of sequences looks ahead.
+
+    Its outputs are compared for inputs that differ in the last step alone.
+
+    Args:
+        name: of the network.
+        run: calls it with a list of inputs.
+        shapes: of one example of each input, `(time, ...)`.
+
+    Example:
+
+    >>> import keras
+    >>> from keras_vae_variance.checks import check_causal
+    >>> network = keras.layers.LSTM(2, return_sequences=True)
+    >>> check_causal("network", lambda x: network(*x), [(3, 4)])
+    """
+    rng = np.random.default_rng(0)
+    inputs = [rng.standard_normal((1, *shape)).astype("float32") for shape in shapes]
+    first = ops.convert_to_numpy(ops.cast(run(inputs), "float32"))
+    for x in inputs:
+        x[:, -1] += 1.0
+    second = ops.convert_to_numpy(ops.cast(run(inputs), "float32"))
+    if not np.allclose(first[:, :-1], second[:, :-1], rtol=1e-3, atol=1e-5):
+        raise ValueError(
+            f"`{name}` must be causal: what it gives for a step may depend on no later "
+            "one. Received: a network whose first steps change with the last"
         )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from . import ops as kvv_ops
-from .checks import check_input, check_integer
+from .checks import check_causal, check_input, check_integer
 from .futures import Futures
 from .posteriors import DiagonalGaussian
 from .priors import StandardNormal
@@ -44,7 +44,8 @@ class SequenceVAE(Futures, VAE):
     the batch is one of batch and time. The terms, and `mse`, are sums over frames.
 
     Recurrent networks come as Keras models of `(batch, time, features)`, whose step `t`
-    must depend on no later one; they may hold anything of which that is true.
+    must depend on no later one, which is checked of prior and predictor; they may hold
+    anything of which that is true.
 
     Args:
         encoder: Keras model from a frame to a tensor of features, or to a list of it
@@ -209,6 +210,7 @@ class SequenceVAE(Futures, VAE):
                     f"Received: regularizers={self.regularizers}"
                 )
             kvv_ops.build_once(regularizer, (None, *self.event_shape))
+        self._check_causal(steps)
         terms = [regularizer.term for regularizer in self.regularizers]
         self._term_names = ("reconstruction", *terms)
         self._convolves = any(hasattr(p, "kernel_size") for p in self._flatten_layers())
@@ -222,6 +224,16 @@ class SequenceVAE(Futures, VAE):
                 f"for each of its input. Received: output of shape {shape}"
             )
         return outputs
+
+    def _check_causal(self, steps):
+        """A prior or predictor that looks ahead would make the bound one of nothing."""
+        if self.prior_network is not None:
+            check_causal(
+                "prior_network",
+                lambda x: self._run(self.prior_network, x[0], False),
+                steps[:1],
+            )
+        check_causal("predictor", lambda x: self._run(self.predictor, x, False), steps)
 
     def _heads(self):
         return self.likelihood.heads(self.frame_shape)

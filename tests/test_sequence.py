@@ -560,6 +560,23 @@ def test_an_encoder_of_other_outputs_is_an_error(outputs, message):
         )
 
 
+def ahead(size):
+    """What each step gives is of the next one."""
+    x = keras.Input((None, size))
+    return keras.Model(x, ops.roll(x, -1, axis=1))
+
+
+@pytest.mark.parametrize("part", ["prior_network", "predictor"])
+def test_networks_that_look_ahead_are_an_error(part):
+    vae = kalman()
+    parts = {name: getattr(vae, name) for name in kvv.SequenceVAE._PARTS}
+    h, z = keras.Input((None, D)), keras.Input((None, L))
+    predictor = keras.Model([h, z], ahead(L)(z))
+    parts |= {part: ahead(D) if part == "prior_network" else predictor, "prior": None}
+    with pytest.raises(ValueError, match=f"`{part}` must be causal"):
+        kvv.SequenceVAE(**parts, n_past=0, n_future=T)
+
+
 # --------------------------------------------------------------------------------------
 # Networks, data and metrics
 
