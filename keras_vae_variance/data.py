@@ -145,8 +145,11 @@ def check_images(
 
 
 def check_not_empty(x, name="x"):
-    """Raises where there is no example."""
-    if x.shape[0] == 0:
+    """Raises where there is no example.
+
+    In a graph there may be none: a replica's share of a short batch.
+    """
+    if x.shape[0] == 0 and (isinstance(x, np.ndarray) or _is_concrete(x)):
         raise ValueError(
             f"`{name}` must hold at least one example. "
             f"Received: {name}.shape={tuple(x.shape)}"
