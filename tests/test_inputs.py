@@ -407,3 +407,17 @@ def test_values_of_tensors_and_streams_outside_of_training(models, value):
         with pytest.raises(ValueError, match=match):
             call()
     tiny.assert_same(tiny.state(model), before)
+
+
+@pytest.mark.parametrize("method", ["prepare", "encode", "reconstruct", "elbo"])
+def test_no_example_is_an_error(models, method):
+    model, _ = models["gaussian"]
+    with pytest.raises(ValueError, match="`x` must hold at least one example"):
+        getattr(model, method)(x[:0])
+
+
+def test_a_share_of_a_batch_may_be_empty(models):
+    """As a replica's of a short batch, in a graph."""
+    model, _ = models["gaussian"]
+    prepare = tf.function(model.prepare, autograph=False)
+    assert prepare(tf.constant(x[:0])).shape == x[:0].shape
