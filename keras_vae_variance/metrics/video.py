@@ -145,7 +145,9 @@ def best_of_samples(model, x, num_samples=100, seed=None, batch_size=16):
     _check_sides("model", model.frame_shape)
     best = []
     # Only images in [0, 1] have these scores.
-    for truth, futures in _futures(model, x, num_samples, seed, batch_size, True):
+    for truth, futures in _futures(
+        model, x, num_samples, seed, batch_size, unit_interval=True
+    ):
         chosen = [np.full(truth.shape[:2], -np.inf) for _ in range(2)]
         for mean, _ in futures:
             scores = (score(np.clip(mean, 0.0, 1.0), truth) for score in (ssim, psnr))

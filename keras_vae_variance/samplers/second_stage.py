@@ -78,9 +78,13 @@ class SecondStage(Sampler):
     ):
         super().__init__()
         kvv_ops.need_tensorflow("SecondStage")
-        sizes = hidden if isinstance(hidden, (tuple, list)) else (0,)
-        for size in sizes:
-            check_integer("hidden", size)
+        if not isinstance(hidden, (tuple, list)):
+            raise ValueError(
+                "`hidden` must be a tuple of the sizes of the layers. "
+                f"Received: hidden={hidden!r}"
+            )
+        for i, size in enumerate(hidden):
+            check_integer(f"hidden[{i}]", size)
         check_integer("epochs", epochs)
         check_integer("batch_size", batch_size)
         if not (isinstance(learning_rate, numbers.Real) and 0 < learning_rate < np.inf):
