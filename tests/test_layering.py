@@ -37,7 +37,7 @@ ALLOWED = {
     "datasets": {"data", "checks"},
 }
 SIBLINGS = {
-    "backbones": {"heads", "layers"},
+    "backbones": {"heads", "layers", "winograd"},
     "datasets": {"base", "handwritten", "images"},
     "likelihoods": {"base", "levels"},
     "metrics": {"base", "features", "likelihood", "mixtures", "regions"},
