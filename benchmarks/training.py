@@ -36,6 +36,7 @@ import numpy as np
 NETWORKS = {"p0": (16, 256), "p1": (16, 64), "p4": (2, 300)}  # latents, batch
 SYSTEMS = ("ours", "ours mixed_bfloat16", "keras", "torch", "torch.compile", "pythae")
 LIMITS = ("float32", "bfloat16")
+PRODUCTS = ("matmul", "gemm_api", "inner_product")  # oneDNN's names
 
 
 def main():
@@ -112,7 +113,10 @@ def account(network, options):
             for line in lines:
                 # ..., kind, implementation, direction, ..., milliseconds
                 kind, _, direction, *_, time_spent = line.split(",")[5:]
-                kind = f"{kind}, {direction}" if kind == "convolution" else "other"
+                if kind == "convolution":
+                    kind = f"{kind}, {direction}"
+                else:
+                    kind = "matrix products" if kind in PRODUCTS else "other"
                 spent[kind] += float(time_spent) / images * 1e3
         worker.stdin.close()
         worker.wait()
