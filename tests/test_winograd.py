@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_vae_variance.backbones import depth_to_space, winograd
+from keras_vae_variance.backbones import depth_to_space, resnet, small_conv, winograd
 from keras_vae_variance.likelihoods import Gaussian
 from keras_vae_variance.variances import Learned
 
@@ -110,17 +110,28 @@ def test_other_maps_are_refused(shape):
         layer.build(shape)
 
 
+BLOCKS = [f"block_{block}_{layer}" for block in range(1, 5) for layer in (1, 2)]
+
+
 @pytest.mark.parametrize(
-    "shape, expected",
+    "backbone, shape, expected",
     [
-        ((28, 28, 1), ["conv_3", "conv_3"]),
-        ((64, 64, 3), ["conv_4", "conv_4"]),
-        ((8, 8, 1), []),  # few channels: transforms would cost more
-        ((32, 64, 1), []),
+        (depth_to_space, (28, 28, 1), ["conv_3", "conv_3"]),
+        (depth_to_space, (64, 64, 3), ["conv_4", "conv_4"]),
+        (depth_to_space, (8, 8, 1), []),  # few channels
+        (depth_to_space, (32, 64, 1), []),  # maps of 4x8
+        (resnet, (28, 28, 1), BLOCKS + BLOCKS),
+        (small_conv, (16, 16, 1), []),  # a kernel of 5 and a stride of 2
     ],
 )
-def test_the_networks_that_have_it(shape, expected):
-    networks = depth_to_space(shape, 2, Gaussian(Learned()))
+def test_the_networks_that_have_it(backbone, shape, expected):
+    networks = backbone(shape, 2, Gaussian(Learned()))
     layers = [layer for network in networks for layer in network.layers]
     found = [v.name for v in layers if isinstance(v, winograd.WinogradConvolution)]
     assert found == expected
+
+
+def test_other_paddings_are_convolutions():
+    x = keras.Input((4, 4, 64))
+    assert winograd.layer_for(x, 64, 3, 1) is winograd.WinogradConvolution
+    assert winograd.layer_for(x, 64, 3, 1, "valid") is keras.layers.Conv2D

@@ -2,8 +2,7 @@
 
 import keras
 
-from keras_vae_variance.backbones import heads
-from keras_vae_variance.backbones.winograd import WinogradConvolution
+from keras_vae_variance.backbones import heads, layers
 
 __all__ = ["depth_to_space"]
 
@@ -39,7 +38,7 @@ def depth_to_space(input_shape, latent_dim, likelihood, mean_activation="sigmoid
       brought to `(height + 4, width + 4)`, by cropping or by zeros at its border. At
       28x28 it has that size; at 32x32 this is "same" padding.
     - Convolutions to 4x4x256, three quarters of P0's operations, take fewer products in
-      training (Winograd's): weights and, to rounding, results are those of `Conv2D`.
+      training (`winograd.WinogradConvolution`).
     - The dense layer of the encoder has 64 units, or `2 * latent_dim` if that is more,
       so that it does not limit the posterior's mean and variance.
 
@@ -107,7 +106,7 @@ def _encoder(shape, margins, halvings, features):
     if any(map(any, margins)):
         x = keras.ops.pad(x, ((0, 0), *margins, (0, 0)), mode="symmetric")
     for level in range(1, halvings + 1):
-        x = _convolution(x, _channels(level), f"conv_{level}", 4, strides=2)
+        x = layers.convolution(x, _channels(level), 4, 2, f"conv_{level}")
     x = keras.layers.Flatten()(x)
     return keras.Model(
         inputs, keras.layers.Dense(features, name="features")(x), name="encoder"
@@ -123,7 +122,7 @@ def _decoder_maps(z, start, halvings):
     x = keras.layers.Reshape((rows, columns, _channels(halvings)))(x)
     tap = x
     for level in range(halvings, 0, -1):
-        x = _convolution(x, 4 * _channels(level - 1), f"conv_{level}")
+        x = layers.convolution(x, 4 * _channels(level - 1), 3, 1, f"conv_{level}")
         if level > 1:
             x = keras.ops.depth_to_space(x, 2)
         if level - 1 == _TAP:
@@ -134,24 +133,12 @@ def _decoder_maps(z, start, halvings):
 def _variance_map(x, tap_level, name):
     """Return a variance head's map before the last D2S, `(batch, *padded / 2, 32)`."""
     for level in range(tap_level, 0, -1):
-        x = _convolution(x, 8 * _channels(level - 1), f"{name}_conv_{level}")
+        x = layers.convolution(
+            x, 8 * _channels(level - 1), 3, 1, f"{name}_conv_{level}"
+        )
         if level > 1:
             x = keras.ops.depth_to_space(x, 2)
     return x
-
-
-def _convolution(x, channels, name, kernel_size=3, strides=1):
-    # With fewer channels the transforms would cost what the products save.
-    small = x.shape[1] == x.shape[2] == 4 * strides and channels >= 256
-    layer = WinogradConvolution if small else keras.layers.Conv2D
-    return layer(
-        channels,
-        kernel_size,
-        strides=strides,
-        padding="same",
-        activation="relu",
-        name=name,
-    )(x)
 
 
 def _last_convolution(x, margins, name, head, activation):

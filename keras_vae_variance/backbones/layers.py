@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from .. import ops as kvv_ops
+from . import winograd
 
 __all__ = [
     "BatchNormalization",
@@ -146,7 +147,7 @@ def convolution(
         up, with `"same"`.
     """
     return _add(
-        keras.layers.Conv2D,
+        winograd.layer_for(x, filters, kernel_size, strides, padding),
         x,
         name,
         activation,

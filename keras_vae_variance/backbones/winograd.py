@@ -6,9 +6,10 @@ import keras
 import numpy as np
 from keras import ops
 
-__all__ = ["WinogradConvolution"]
+__all__ = ["WinogradConvolution", "layer_for"]
 
 _SIDE = 4  # of the map that it makes
+_MIN_CHANNELS = 64  # with fewer, transforms cost what the products save
 _POINTS = (0.0, 1.0, -1.0, 0.5, -2.0)  # and infinity; these lose least to rounding
 
 
@@ -92,6 +93,26 @@ class WinogradConvolution(keras.layers.Conv2D):
         y = ops.reshape(ops.matmul(x, kernel), (to_pixels.shape[1], -1))
         y = ops.reshape(ops.matmul(to_pixels, y), (_SIDE, _SIDE, -1, self.filters))
         return ops.transpose(y, (2, 0, 1, 3))
+
+
+def layer_for(x, filters, kernel_size, strides, padding="same"):
+    """The faster layer for a convolution, of the same weights.
+
+    Args:
+        x: what it takes, a symbolic tensor `(batch, rows, columns, channels)`.
+        filters: number of channels that it makes.
+        kernel_size: side of the kernel.
+        strides: factor by which the sides shrink.
+        padding: `"same"` or `"valid"`.
+
+    Returns:
+        `WinogradConvolution` or `keras.layers.Conv2D`, the class.
+    """
+    maps = tuple(x.shape[1:3]) == (_SIDE * strides, _SIDE * strides)
+    taps, rest = divmod(kernel_size, strides)
+    known = not rest and taps in (2, 3) and padding == "same"
+    wide = min(x.shape[-1], filters) >= _MIN_CHANNELS
+    return WinogradConvolution if maps and known and wide else keras.layers.Conv2D
 
 
 @functools.cache
