@@ -11,6 +11,7 @@ import importlib.metadata
 import json
 import os
 import pathlib
+import shutil
 import sys
 import tempfile
 import time
@@ -187,7 +188,7 @@ def trained(folder, name, settings, vae, x, **fit_arguments):
     """Trains a compiled model, or takes the weights of an equal run.
 
     A run is known by its name and a hash of its settings. One that was interrupted goes
-    on after the last epoch that it ended.
+    on after the last epoch that it ended, and ends as if it had not been.
 
     Args:
         folder: where weights and backups are.
@@ -207,12 +208,14 @@ def trained(folder, name, settings, vae, x, **fit_arguments):
         vae.load_weights(path)
         return vae
     path.parent.mkdir(parents=True, exist_ok=True)
-    backup = keras.callbacks.BackupAndRestore(path.with_name(f"{name}_{digest}_backup"))
+    state = path.with_name(f"{name}_{digest}_state")
     started = time.time()
-    vae.fit(x, callbacks=[backup], verbose=0, **fit_arguments)
+    resume = kvv.callbacks.Resume(state)
+    vae.fit(x, callbacks=[resume], verbose=0, **fit_arguments)
     whole = path.with_name(f"{name}_{digest}_unfinished.weights.h5")
     vae.save_weights(whole)
     whole.replace(path)
+    shutil.rmtree(state)
     print(f"{name}: trained in {time.time() - started:.0f} s", flush=True)
     return vae
 

@@ -83,7 +83,7 @@ def train(name, options):
 
     callbacks = [keras.callbacks.LambdaCallback(on_epoch_end=end_of_epoch)]
     if options.backup_dir:
-        callbacks.append(keras.callbacks.BackupAndRestore(options.backup_dir))
+        callbacks.append(kvv.callbacks.Resume(options.backup_dir))
     started = time.time()
     _, history = kvv.fit_two_stage(
         vae,

@@ -35,8 +35,8 @@ def fit_two_stage(
     loss (the negative ELBO) by less than `tolerance`.
 
     Both stages are one `fit`, whose epochs count on from stage 1 to stage 2: callbacks,
-    validation data and `keras.callbacks.BackupAndRestore` work as ever, and an
-    interrupted call, repeated, goes on in the stage that it was in. Stage, `v_dataset`
+    validation data and `callbacks.Resume` work as ever, and with that an interrupted
+    call, repeated, goes on in the stage that it was in. Stage, `v_dataset`
     and floor are weights, saved with the model. Both stages train encoder, decoder and
     posterior; stage 1 leaves the variance head out (but for regularizers of its own
     weights), stage 2 the global variance. A callback that stops training, such as
