@@ -8,9 +8,10 @@
 Reads a model that `vae.save` wrote and a data set, and writes numbers with their errors
 and the protocol of each: as a table of text, as JSON, and as one page of HTML with its
 figures inside. The mixture is fitted to the training set; all else is measured on the
-first `--images` test images. `--data-file` takes an .npz with `x_train` and `x_test` in
-place of a data set. Distances between sets of images need features: `--classifier` of
-`train_classifier.py`, or `--squeezenet`. Detection of anomalies needs `--outliers`.
+first `--images` test images. `--data-file` takes an .npz in place of a data set, with
+`x_train`, `x_test` and, where there are labels, `y_test`. Distances between sets of
+images need features: `--classifier` of `train_classifier.py`, or `--squeezenet`.
+Detection of anomalies needs `--outliers`.
 
 What needs a density is left out for a deterministic posterior, and calibration for a
 likelihood of levels. `--smoke` trains a tiny model on the digits and measures that.
@@ -21,6 +22,7 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import base64
+import functools
 import html
 import io
 import json
@@ -51,7 +53,7 @@ def main():
     options.output_dir.mkdir(parents=True, exist_ok=True)
     x_train, x_test, y_test = load(options.dataset, options, options.data_file)
     vae = (
-        smoke_model(x_train)
+        smoke_model(x_train, options.recipe)
         if options.smoke
         else keras.models.load_model(options.model)
     )
@@ -83,7 +85,10 @@ def parse():
     parser.add_argument("--components", type=int, default=32)
     parser.add_argument("--weights", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--recipe", default="learned_variance", help="of --smoke")
     options = parser.parse_args()
+    if options.data_file:
+        options.dataset = pathlib.Path(options.data_file).stem
     if options.smoke:
         options.images, options.components, options.weights = 64, 2, 5
         options.outliers = "digits"
@@ -96,14 +101,14 @@ def load(dataset, options, data_file=None):
     """Training and test images, and the labels of the latter or None."""
     if data_file:
         with np.load(data_file) as data:
-            labels = data["y_test"] if "y_test" in data else None
+            labels = data["y_test"][: options.images] if "y_test" in data else None
             return data["x_train"], data["x_test"][: options.images], labels
     (x_train, _), (x_test, y_test) = _runs.load(dataset, options)
     return x_train, x_test[: options.images], y_test[: options.images]
 
 
-def smoke_model(x):
-    vae = kvv.recipes.learned_variance(x.shape[1:], 2, backbone=kvv.backbones.mlp)
+def smoke_model(x, recipe):
+    vae = getattr(kvv.recipes, recipe)(x.shape[1:], 2, backbone=kvv.backbones.mlp)
     vae.compile(keras.optimizers.Adam(1e-3))
     vae.fit(x, epochs=2, verbose=0)
     return vae
@@ -213,11 +218,12 @@ def distances(vae, mixture, x, options):
         return []
     section, rows, seed = f"Distances by {features.name}", [], options.seed
     real = _runs.floats(x)
+    other = np.random.default_rng(seed).permutation(len(x))
     sets = {
         "prior": means(vae, len(x), None, seed),
         "mixture": means(vae, len(x), mixture, seed),
         "reconstructions": np.asarray(vae.reconstruct(x)["mean"]),
-        "interpolations": kvv.metrics.interpolate(vae, x, x[::-1], 0.5),
+        "interpolations": kvv.metrics.interpolate(vae, x, x[other], 0.5),
     }
     protocol = f"{len(x)} images of each, means of the decoder"
     for name, images in sets.items():
@@ -308,10 +314,24 @@ def draw(vae, mixture, x, labels, options):
     labels = None if labels is None else labels[:1000]
     if vae.latent_dim == 2:
         figures["Codes of the test images"] = plots.latent_scatter(codes, labels)
-        figures["The decoder over the prior"] = plots.manifold(vae.generate)
-        aggregate = kvv.samplers.AggregatePosterior().fit(vae, x)
+        zeros = np.zeros((1, 2), "float32")
+        prior = vae.prior(
+            zeros, zeros + 1.0, training=False
+        )  # that of a calibrated one
+        mean, variance = (np.asarray(t)[0] for t in prior)
+        figures["The decoder over the prior"] = plots.manifold(
+            vae.generate, prior_mean=mean, prior_variance=variance
+        )
+        densities = {"mixture": mixture.log_prob}
+        if not vae.posterior.deterministic:
+            aggregate = kvv.samplers.AggregatePosterior().fit(vae, x)
+            densities = {"aggregate posterior": aggregate.log_prob, **densities}
+        densities["prior"] = functools.partial(normal, mean=mean, variance=variance)
+        farthest = max(
+            np.abs(codes).max(), np.abs(mean).max() + 3 * variance.max() ** 0.5
+        )
         figures["Log densities"] = plots.latent_density(
-            {"aggregate posterior": aggregate.log_prob, "mixture": mixture.log_prob}
+            densities, limits=(-1.1 * farthest, 1.1 * farthest)
         )
     else:
         perplexity = min(30.0, len(codes) / 4)
@@ -323,6 +343,12 @@ def draw(vae, mixture, x, labels, options):
             kvv.metrics.calibration(vae, x, seed=seed)
         )
     return figures
+
+
+def normal(z, mean, variance):
+    """Log density of a Gaussian of independent dimensions."""
+    terms = np.square(z - mean) / variance + np.log(2 * np.pi * variance)
+    return -0.5 * np.sum(terms, axis=1)
 
 
 # --------------------------------------------------------------------------------------
