@@ -81,6 +81,17 @@ class RunningAverage(keras.layers.Layer):
         self.value.assign(ops.where(enough, new, old_value))
         self.weight.assign(ops.where(enough, weight, old_weight))
 
+    def taken_in(self, before):
+        """The batch value of the last update, from the value before it.
+
+        That update was not of an exact mean. The rounding of `value` is in it a hundred
+        times at the default decay, 6e-6 of it.
+        """
+        weight, value = ops.convert_to_numpy(self.weight), self.value
+        return before + (ops.convert_to_numpy(value) - before) * weight / (
+            1.0 - self.decay
+        )
+
     def reset(self):
         """Forgets all batches."""
         self.value.assign(ops.full(self.value.shape, self.initial))

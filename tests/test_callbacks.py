@@ -71,17 +71,44 @@ def test_p3_replayed_schedule_gives_the_same_run(start):
         assert max(np.abs(a - b).max() for a, b in pairs) > 1e-3
 
 
+def test_the_path_of_the_optimal_variance_gives_the_same_run():
+    """P2, Eq. 5: its gradient is that of a fixed variance, the batch's mean square."""
+    optimal = tiny.compiled(
+        keras.optimizers.Adam(1e-2), variance=kvv.variances.MaximumLikelihood
+    )
+    record = VarianceHistory()
+    logs = fit(optimal, record)
+    assert record.steps == list(range(6))
+    # The running average, which is no step's own, is far from the last.
+    assert abs(record.variance[-1] / mean_variance(optimal) - 1) > 0.01
+    vae = tiny.compiled(keras.optimizers.Adam(1e-2))
+    replayed = fit(vae, VarianceSchedule(record))
+    for name in ("loss", "reconstruction", "kl", "mse"):
+        # The record is exact to 6e-6 (`RunningAverage.taken_in`).
+        np.testing.assert_allclose(replayed[name], logs[name], rtol=3e-5, err_msg=name)
+    for a, b in zip(networks(vae), networks(optimal), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=3e-5)
+
+
 def test_history_of_other_global_variances():
-    """One a pixel is recorded by its mean, running averages as they are."""
-    pixels = tiny.compiled(variance=lambda: kvv.variances.Learned(per_pixel=True))
-    averages = tiny.compiled(variance=kvv.variances.MaximumLikelihood)
-    for vae in (pixels, averages):
-        record, before = VarianceHistory(), mean_variance(vae)
+    """One a pixel is recorded by its mean, also where it is the batch's."""
+    kinds = (kvv.variances.Learned, kvv.variances.MaximumLikelihood)
+    for kind in kinds:
+        vae = tiny.compiled(variance=lambda kind=kind: kind(per_pixel=True))
+        record = VarianceHistory()
         fit(vae, record, epochs=1)
         assert record.steps == [0, 1, 2]
         assert record.variance[-1] != mean_variance(vae)
-        if vae is averages:
-            assert record.variance[0] == before
+    averages = tiny.compiled(variance=kvv.variances.MaximumLikelihood)
+    fit(averages, record, epochs=1)
+    # Several steps an execution leave no more than the average before them.
+    executions = tiny.compiled(
+        variance=kvv.variances.MaximumLikelihood, compile={"steps_per_execution": 2}
+    )
+    few, before = VarianceHistory(), mean_variance(executions)
+    if keras.backend.backend() != "torch":  # where Keras has none of them
+        fit(executions, few, n=32, epochs=1)
+        assert few.steps == [0, 2] and few.variance[0] == before
     # A further fit begins anew, at the step that the optimizer is at.
     fit(averages, record, epochs=1)
     assert record.steps == [3, 4, 5]

@@ -21,9 +21,9 @@ class VarianceHistory(keras.callbacks.Callback):
     `VarianceSchedule(history)` replays the run (P3, Fig. 10 and App. A.2).
 
     With `steps_per_execution=k` there is one record for `k` steps, that of the first.
-    Of a variance that is a statistic of the batch, such as
-    `variances.MaximumLikelihood`, it is the running average that the model has without
-    `x`. As Keras's `History`, it begins anew with every `fit`.
+    Of `variances.MaximumLikelihood` it is then the running average that the model has
+    without `x`, as it is of `Baggins` always. As Keras's `History`, it begins anew with
+    every `fit`.
 
     Attributes:
         steps: the optimizer's steps, a list of ints.
@@ -82,17 +82,24 @@ class VarianceHistory(keras.callbacks.Callback):
         self._starts = False
 
     def on_train_batch_begin(self, batch, logs=None):
-        """Records the variance that this step uses."""
+        """Records the variance that this step uses, as far as it is known before."""
+        self._before = None
         if getattr(self.model, "_batches_to_skip", 0):  # of a run that is resumed
             return
         self.steps.append(steps_taken(self.model))
-        variance = ops.convert_to_numpy(self._variance.predict({}))
-        self.variance.append(float(np.mean(variance)))
+        self._before = ops.convert_to_numpy(self._variance.predict({}))
+        self.variance.append(float(np.mean(self._before)))
         # Learned starts within its first step, at the error of its first batch.
         started = getattr(self._variance, "started", None)
         self._starts = started is not None and not kvv_ops.concrete(started)
 
     def on_train_batch_end(self, batch, logs=None):
-        """Corrects the first record where the variance started within the step."""
+        """Corrects the record of a variance that is known after the step alone."""
         if self._starts:
             self.variance[-1] = float(logs["variance"])
+        running = getattr(self._variance, "running", None)
+        if running is None or self._before is None:
+            return
+        if steps_taken(self.model) == self.steps[-1] + 1:
+            own = running.taken_in(self._before)
+            self.variance[-1] = float(np.mean(own))
