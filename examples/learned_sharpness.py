@@ -12,6 +12,7 @@ each seed
     scalar      one learned stddev                                     (LS-VAE, Eq. 10)
     vector      stddevs that the decoder gives                         (LV-VAE, Eq. 11)
     bounded     the same, clipped softly at 0.3 from above
+    start 0.1   the same, without a bound, from stddevs of about 0.1 on
     two-stage   the same after half of the steps with one learned stddev
     final       fixed at the value that `scalar` of this seed ended at (F*-VAE)
     schedule    fixed at each step at the value that `scalar` had then (App. A.2)
@@ -24,7 +25,8 @@ slowly), and the data are known from a figure alone, so that the order is what c
 compared; here it is Adam, whose rate falls from 1e-3 to 1e-5. No model exceeds the
 `E[log p(x)]` of the true density, which is printed beside. Trained from the start, the
 vector stays at stddevs near 1 in some regions, or everywhere: where the stddev is large
-the mean gets no gradient. A bound from above or a first stage leads it out.
+the mean gets no gradient. A bound from above or a first stage leads it out; `--steps`
+and `--noise`, a factor of the data's noise, say whether length or less contrast do.
 
 Part `sphere` (Theorem 1, Fig. 2): points of a sphere of radius R in R^D. A decoder of a
 fixed stddev above R / sqrt(D) gives the centre alone; below it leaves the centre.
@@ -77,6 +79,7 @@ def parse():
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--latent-dim", type=int, default=2)
+    parser.add_argument("--noise", type=float, default=1.0, help="factor of the data's")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     options = parser.parse_args()
     options.test_points = 20_000
@@ -113,10 +116,17 @@ def compiled(recipe, settings, stages=1, **more):
     return vae
 
 
+def data(settings):
+    """P3's curve, where asked for with another noise."""
+    factor = settings.get("noise", 1.0)
+    return kvv.datasets.Plane([factor * s for s in kvv.datasets.Plane().stddevs])
+
+
 def fresh_points(settings):
     """Arguments of `fit` that read each of `steps * 100` points once."""
+    x, _ = data(settings).sample(100 * settings["steps"], seed=settings["seed"])
     return {
-        "x": kvv.datasets.plane(100 * settings["steps"], seed=settings["seed"]),
+        "x": x,
         "batch_size": 100,
         "steps_per_epoch": settings["steps"] // EPOCHS,
         "verbose": 0,
@@ -149,6 +159,13 @@ def bounded(settings):
     return vae, vae.fit(**fresh_points(settings), epochs=EPOCHS), {}
 
 
+def start(settings):
+    vae = compiled(kvv.recipes.l_vae_vector, settings)
+    # The head gives the log variance.
+    vae.decoder.get_layer("raw_variance").bias.assign([np.log(0.1**2)] * 2)
+    return vae, vae.fit(**fresh_points(settings), epochs=EPOCHS), {}
+
+
 def two_stage(settings):
     vae = compiled(kvv.recipes.l_vae_vector, settings, stages=2)
     vae, history = kvv.fit_two_stage(
@@ -177,6 +194,7 @@ METHODS = {
     "scalar": scalar,
     "vector": vector,
     "bounded": bounded,
+    "start 0.1": start,
     "two-stage": two_stage,
     "final": final,
     "schedule": schedule,
@@ -185,7 +203,9 @@ REPLAYS = ("final", "schedule")
 
 
 def plane(options):
-    true = kvv.datasets.Plane()
+    # Records of the usual noise are older than the option.
+    noise = {} if options.noise == 1.0 else {"noise": options.noise}
+    true = data(noise)
     x_test, _ = true.sample(options.test_points, seed=10**6)
     bound = true.log_prob(x_test).mean() + LOG_2_PI
     results = {method: [] for method in options.methods}
@@ -198,6 +218,7 @@ def plane(options):
                 "latent_dim": options.latent_dim,
                 "seed": seed,
                 "points": options.test_points,
+                **noise,
             }
             name = f"plane{options.latent_dim}_{method}_seed{seed}".replace(" ", "")
 
