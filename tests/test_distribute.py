@@ -75,7 +75,7 @@ def check_equal(one, two):
     for (_, actual), (name, desired), start in zip(
         two["weights"], one["weights"], one["start"], strict=True
     ):
-        np.testing.assert_allclose(actual, desired, atol=1e-6, rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(actual, desired, atol=1e-6, rtol=0, err_msg=name)
         moved += not np.array_equal(desired, start)
     # All but constants, such as a regularizer's weight.
     assert moved >= len(one["start"]) - 2

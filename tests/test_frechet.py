@@ -246,6 +246,13 @@ def test_only_the_network_of_2015_makes_it_the_fid():
     assert np.array(distance, "float32").dtype == "float32"
 
 
+def test_no_other_network_has_its_name():
+    impostor = keras.Sequential([keras.Input((3, 2, 1)), keras.layers.Flatten()])
+    impostor.name = "inception_2015"
+    with pytest.raises(ValueError, match="`features` must have another name.*Received"):
+        frechet_distance(*sets(), impostor)
+
+
 # --------------------------------------------------------------------------------------
 # Bad input
 

@@ -17,7 +17,7 @@ TOLERANCES = {"float32": 5e-6, "mixed_bfloat16": 1e-2, "mixed_float16": 2e-3}
 @pytest.mark.parametrize("tile", [4, 2])
 @pytest.mark.parametrize("taps", [2, 3])
 def test_transforms_filter_exactly(tile, taps):
-    """In one dimension of two, by NumPy's correlation in float64."""
+    """Against NumPy's correlation of a map in float64."""
     random = np.random.default_rng(0)
     to_pixels, of_taps, of_pixels = winograd._transforms(tile, taps, 2)
     x, w = random.normal(size=(3 + taps,) * 2), random.normal(size=(taps, taps))
@@ -95,12 +95,15 @@ def test_it_is_a_convolution_otherwise(options):
         {"kernel_size": 3, "strides": 2},
         {"kernel_size": (3, 2)},
         {"kernel_size": 3, "padding": "valid"},
+        {"kernel_size": 3, "dilation_rate": 2},
+        {"kernel_size": 3, "groups": 2},
+        {"kernel_size": 3, "data_format": "channels_first"},
     ],
 )
 def test_other_kernels_are_refused(options):
-    layer = winograd.WinogradConvolution(1, **{"padding": "same", **options})
+    layer = winograd.WinogradConvolution(2, **{"padding": "same", **options})
     with pytest.raises(ValueError, match="`kernel_size` must be.*Received: kernel"):
-        layer.build((None, 4, 4, 1))
+        layer.build((None, 4, 4, 4))
 
 
 @pytest.mark.parametrize("shape", [(None, 8, 8, 1), (None, 4, 8, 1), (None, 3, 4, 1)])

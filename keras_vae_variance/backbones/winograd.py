@@ -29,15 +29,17 @@ class WinogradConvolution(keras.layers.Conv2D):
     Kernels of 3 take 36 products instead of 144 in float32, where `m = 4`; it loses a
     factor of 4 to rounding there. 16 bits have `m = 2`, 64 products and a factor of 2.
 
-    Otherwise it is `Conv2D`: the kernel's transform pays for large batches alone.
+    Otherwise it is `Conv2D`: for a few images the kernel's transform costs more than it
+    saves. It begins to pay at about 16.
 
     Args:
-        *args, **kwargs: of `keras.layers.Conv2D`, with `padding="same"`, and kernels
-            and strides of equal sides.
+        *args, **kwargs: of `keras.layers.Conv2D`, with `padding="same"`, channels last,
+            and kernels and strides of equal sides; neither dilated nor in groups.
 
     Raises:
         ValueError: in `build`, where the result would not be a map of 4x4, and for
-            kernels that are no multiple of the strides or have other taps than 2 or 3.
+            other convolutions, kernels that are not 2 or 3 times the strides among
+            them.
     """
 
     def build(self, input_shape):
@@ -45,12 +47,18 @@ class WinogradConvolution(keras.layers.Conv2D):
         expected = (_SIDE * stride, _SIDE * stride)
         taps, rest = divmod(kernel, stride)
         square = self.strides == (stride, stride) and self.kernel_size == (kernel,) * 2
-        if not square or rest or taps not in (2, 3) or self.padding != "same":
+        plain = {
+            "padding": "same",
+            "data_format": "channels_last",
+            "dilation_rate": (1, 1),
+            "groups": 1,
+        }
+        found = {name: getattr(self, name) for name in plain}
+        if not square or rest or taps not in (2, 3) or found != plain:
             raise ValueError(
                 "`kernel_size` must be 2 or 3 times `strides`, both of equal sides, "
-                "and `padding` 'same'. Received: "
-                f"kernel_size={self.kernel_size}, strides={self.strides}, "
-                f"padding={self.padding!r}"
+                f"and the rest as in {plain}. Received: "
+                f"kernel_size={self.kernel_size}, strides={self.strides}, {found}"
             )
         if tuple(input_shape[1:3]) != expected:
             raise ValueError(
@@ -138,7 +146,7 @@ def _transforms(tile, taps, stride):
         to_pixels[:, i, i * tile : (i + 1) * tile] = evaluate(tile)
         of_pixels[:, i, i * tile : i * tile + size] = scale * inverse
 
-    if stride == 1:  # without the zeros of the padding
+    if stride == 1:  # the zeros of the padding need no products: they are left out
         before = (taps - 1) // 2
         of_pixels = of_pixels[..., before : before + _SIDE]
 

@@ -45,7 +45,8 @@ class Reader:
 
     Raises:
         TypeError: if `features` is not such a callable.
-        ValueError: if `kind` is of other features.
+        ValueError: if `kind` is of other features, and for another network by the name
+            of `Inception2015`, which would make its distance an FID.
     """
 
     def __init__(self, features, batch_size, kind=None):
@@ -54,6 +55,13 @@ class Reader:
             raise TypeError(
                 "`features` must be a Keras model, or another callable with a `name` "
                 f"for its results to carry. Received: features={features!r}"
+            )
+        from .inception import Inception2015  # which imports this module
+
+        if name == FID_FEATURES and not isinstance(features, Inception2015):
+            raise ValueError(
+                f"`features` must have another name than {FID_FEATURES!r}, or be "
+                f"features.Inception2015. Received: features={features!r}"
             )
         check_integer("batch_size", batch_size)
         if kind is not None and kind.features != name:
