@@ -27,7 +27,12 @@ import numpy as np
 
 import keras_vae_variance as kvv
 
-REQUIRED = {"beta_vae": {"beta": 0.02}}
+VARIANTS = {
+    "beta_vae": {"beta": 0.02},
+    "rae_gp": {"kind": "gp"},
+    "rae_sn": {"kind": "sn"},
+}
+RECIPES = [*kvv.recipes.__all__, "rae_gp", "rae_sn"]
 
 
 def main():
@@ -79,13 +84,13 @@ def parse():
     parser.add_argument(
         "--recipes",
         nargs="+",
-        default=kvv.recipes.__all__,
-        choices=kvv.recipes.__all__,
+        default=RECIPES,
+        choices=RECIPES,
     )
     options = parser.parse_args()
     if options.smoke:
         options.epochs = 2
-        options.recipes = ["dip_vae", "wae_mmd", "rae", "two_stage", "student_t_vae"]
+        options.recipes = ["dip_vae", "wae_mmd", "rae_gp", "two_stage", "student_t_vae"]
     return options
 
 
@@ -96,12 +101,13 @@ def load(options):
 
 def train(settings, x_train, x_test):
     name = settings["recipe"]
-    vae = getattr(kvv.recipes, name)(
+    function = "rae" if name.startswith("rae_") else name
+    vae = getattr(kvv.recipes, function)(
         x_train.shape[1:],
         settings["latent_dim"],
         backbone=kvv.backbones.mlp,
         seed=settings["seed"],
-        **REQUIRED.get(name, {}),
+        **VARIANTS.get(name, {}),
     )
     vae.compile(keras.optimizers.Adam(settings["learning_rate"]))
     try:

@@ -126,6 +126,39 @@ def test_fit_improves_the_loss_and_logs_all_terms():
     assert all(isinstance(v, float) for values in history.values() for v in values)
 
 
+KINDS = {"rae gp": {"kind": "gp"}, "rae sn": {"kind": "sn"}}
+
+
+@pytest.mark.parametrize("name", [*kvv.recipes.__all__, *KINDS])
+def test_every_recipe_trains(name):
+    options = {"beta": 0.1} if name == "beta_vae" else KINDS.get(name, {})
+    recipe = getattr(kvv.recipes, name.split()[0])
+    vae = recipe((6, 6, 1), 2, backbone=kvv.backbones.mlp, **options)
+    vae.compile(keras.optimizers.SGD(1e-5))
+    x = np.round(255 * images(12)).astype("uint8")
+    parts = vae.encoder, vae.posterior, vae.decoder
+    weights = [weight for part in parts for weight in part.trainable_weights]
+    start = [weight.numpy() for weight in weights]
+    if name == "two_stage":
+        _, history = kvv.fit_two_stage(
+            vae, x, epochs=(1, 1), tolerance=None, batch_size=4, verbose=0
+        )
+    else:
+        history = vae.fit(x, batch_size=4, verbose=0)
+    assert np.isfinite(history.history["loss"]).all()
+    pairs = zip(weights, start, strict=True)
+    assert all(np.any(weight.numpy() != before) for weight, before in pairs)
+
+
+def test_convolutions_by_winograd():
+    layer = kvv.backbones.winograd.WinogradConvolution(64, 3, padding="same")
+    x = np.random.default_rng(0).normal(size=(3, 4, 4, 64)).astype("float32")
+    expected = arrays(layer(x, training=False))
+    got = arrays(layer(x, training=True))
+    assert not np.array_equal(got, expected)  # it is computed otherwise
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
+
+
 def test_uint8_images_train_as_floats():
     x = np.round(255 * images(8)).astype("uint8")
     histories = [
