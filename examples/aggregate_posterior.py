@@ -109,9 +109,8 @@ def load(options):
     return (x_train[:512], x_test[:64]) if options.smoke else (x_train, x_test)
 
 
-def train(method, latent_dim, seed, options, x_train):
-    """The trained model and its settings."""
-    settings = {
+def settings_of(method, latent_dim, seed, options):
+    return {
         "method": method,
         "dataset": options.dataset,
         "latent_dim": latent_dim,
@@ -121,27 +120,32 @@ def train(method, latent_dim, seed, options, x_train):
         "seed": seed,
         "smoke": options.smoke,
     }
+
+
+def name_of(settings):
+    return "{dataset}_latent{latent_dim}_{method}_seed{seed}".format(**settings)
+
+
+def train(settings, options, x_train):
+    """The model, trained, or with the weights of an equal run."""
     keras.backend.clear_session()
-    keras.utils.set_random_seed(seed)
-    vae = METHODS[method](
+    keras.utils.set_random_seed(settings["seed"])
+    vae = METHODS[settings["method"]](
         x_train.shape[1:],
-        latent_dim,
+        settings["latent_dim"],
         backbone=kvv.backbones.depth_to_space,
-        seed=seed,
+        seed=settings["seed"],
     )
     vae.compile(keras.optimizers.Adam(settings["learning_rate"]))
-    folder = options.models_dir or options.output_dir / "models"
-    name = f"{options.dataset}_latent{latent_dim}_{method}_seed{seed}"
-    vae = _runs.trained(
-        folder,
-        name,
+    return _runs.trained(
+        options.models_dir or options.output_dir / "models",
+        name_of(settings),
         settings,
         vae,
         x_train,
         batch_size=settings["batch_size"],
         epochs=settings["epochs"],
     )
-    return vae, settings, name
 
 
 def terms(vae, x, seed):
@@ -160,15 +164,17 @@ def terms(vae, x, seed):
 def density(options, x_train, x_test):
     rows = [["variance", "learned", "KL(q_hat || p)", "P0", "test ELBO", "mse"]]
     aggregates, mixtures = {}, {}
-    for method in DENSITIES:
-        vae, settings, name = train(method, 2, 0, options, x_train)
-        codes = x_train[: options.codes]
-        mixture = kvv.samplers.GaussianMixture(options.components[0])
-        mixture.fit(vae, codes, seed=0)
-        aggregate = kvv.samplers.AggregatePosterior().fit(vae, codes[:10_000])
-        aggregates[method], mixtures[method] = aggregate.log_prob, mixture.log_prob
+    codes = x_train[: options.codes]
 
-        def run(settings, vae=vae, mixture=mixture):
+    def fitted(settings):
+        vae = train(settings, options, x_train)
+        mixture = kvv.samplers.GaussianMixture(options.components[0])
+        return vae, mixture.fit(vae, codes, seed=0)
+
+    for method in DENSITIES:
+
+        def run(settings):
+            vae, mixture = fitted(settings)
             gap = kvv.metrics.kl_to_prior(mixture, seed=0)
             return {
                 **terms(vae, x_test, settings["seed"]),
@@ -177,7 +183,12 @@ def density(options, x_train, x_test):
                 "kl_to_prior_deviation": gap.standard_error * 10**0.5,
             }
 
+        settings = settings_of(method, 2, 0, options)
+        name = name_of(settings)
         numbers = _runs.once(options.output_dir, name, settings, run)
+        vae, mixture = fitted(settings)  # for the pictures, from its file
+        aggregate = kvv.samplers.AggregatePosterior().fit(vae, codes[:10_000])
+        aggregates[method], mixtures[method] = aggregate.log_prob, mixture.log_prob
         gap, deviation = numbers["kl_to_prior"], numbers["kl_to_prior_deviation"]
         rows.append(
             [
@@ -214,11 +225,13 @@ def samples(options, x_train, x_test):
     results, pictures = {}, {}
     for seed in range(options.seeds):
         for method in options.methods:
-            vae, settings, name = train(method, 16, seed, options, x_train)
+            settings = settings_of(method, 16, seed, options)
 
-            def run(settings, vae=vae):
+            def run(settings):
+                vae = train(settings, options, x_train)
                 return measure(vae, settings, options, features, x_train, real)
 
+            name = name_of(settings)
             numbers = _runs.once(options.output_dir, name, settings, run)
             results.setdefault(method, []).append(numbers)
             pictures.setdefault(method, np.array(numbers["samples"]))
@@ -231,7 +244,7 @@ def measure(vae, settings, options, features, x_train, x_test):
     seed = settings["seed"]
     numbers = terms(vae, x_test, seed)
     samplers = {"prior": None}
-    # P0 fits no mixture to WAE's codes, whose posteriors are all but points.
+    # P0 gives no mixture of WAE's codes, whose posteriors are all but points.
     for count in options.components:
         mixture = kvv.samplers.GaussianMixture(count)
         samplers[f"mixture {count}"] = mixture.fit(

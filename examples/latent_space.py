@@ -140,8 +140,7 @@ def compiled(make, shape, seed):
     return vae
 
 
-def bounds(vae, x_train, x_test, seed):
-    vae.calibrate(x_train)
+def bounds(vae, x_test, seed):
     return {name: np.mean(v) for name, v in vae.elbo(x_test, seed=seed).items()}
 
 
@@ -153,27 +152,31 @@ def pictures(options, x_train, x_test, y_test):
     models, rows = {}, [["model", "ELBO", "reconstruction", "kl"]]
     for model in options.models:
         make, factor = MODELS[model]
-        settings = settings_of(options, model=model, seed=0)
         train, test = (factor * _runs.floats(x) for x in (x_train, x_test))
-        vae = _runs.trained(
-            options.models_dir or options.output_dir / "models",
-            f"{options.dataset}_{model}".replace(" ", ""),
-            settings,
-            compiled(make, x_train.shape[1:], seed=0),
-            train,
-            batch_size=BATCH,
-            epochs=options.epochs,
-        )
-
-        def run(settings, vae=vae, train=train, test=test):
-            return bounds(vae, train, test, settings["seed"])
-
-        vae.calibrate(train)  # also where the record is there
         name = f"{options.dataset}_{model}".replace(" ", "")
+
+        def fitted(settings, make=make, train=train, name=name):
+            vae = _runs.trained(
+                options.models_dir or options.output_dir / "models",
+                name,
+                settings,
+                compiled(make, x_train.shape[1:], seed=0),
+                train,
+                batch_size=BATCH,
+                epochs=options.epochs,
+            )
+            vae.calibrate(train)
+            return vae
+
+        def run(settings, fitted=fitted, test=test):
+            return bounds(fitted(settings), test, settings["seed"])
+
+        settings = settings_of(options, model=model, seed=0)
         numbers = _runs.once(options.output_dir, name, settings, run)
+        vae = fitted(settings)  # for the pictures, from its file
         rows.append([model, *(f"{number:.1f}" for number in numbers.values())])
         models[model] = vae, np.asarray(vae.encode(test).mean), factor
-    print("\nTest images, nats; of Gaussian decoders with the factor of the images")
+    print("\nTest images, nats; of images times l where the model is `unit l`")
     _runs.table(rows)
     draw_means(models, y_test, options)
     draw_manifolds({k: v for k, v in models.items() if k in MANIFOLDS}, options)
@@ -258,7 +261,8 @@ def scale(options, x_train, x_test):
                         validation_batch_size=2000,
                         verbose=0,
                     ).history
-                    terms = bounds(vae, x_train, x_test, settings["seed"])
+                    vae.calibrate(x_train)
+                    terms = bounds(vae, x_test, settings["seed"])
                     return {**terms, "test_loss": history["val_loss"]}
 
                 name = f"{options.dataset}_scale{factor:g}_{label}_seed{seed}"

@@ -240,8 +240,9 @@ def plane(options):
             ]
         )
     _runs.table([*rows, ["E log p(x)", "", f"{bound:.3f}", "", ""]])
-    draw_points(results, x_test, options)
-    draw_curves(results, options)
+    if len(results) > 1:  # figures compare
+        draw_points(results, x_test, options)
+        draw_curves(results, options)
 
 
 def plane_run(settings, x_test, replayed):
@@ -292,6 +293,7 @@ def draw_points(results, x_test, options):
         layout="constrained",
         sharex=True,
         sharey=True,
+        squeeze=False,
     )
     axes[0, 0].set(title="data", xlim=(-3, 3), ylim=(-1.6, 1.6))
     axes[0, 0].plot(*x_test[:1000].T, ".", markersize=1)

@@ -15,11 +15,12 @@ after 1,000 epochs; `--epochs` is 10 here.
                 rounding to levels: what is below describes the levels, not images
 
 At variance 1/2 no model can have more than half a bit. With a variance a pixel a pixel
-that is black in each image gives any number of bits, until the variance is no number
-any more; then the run ends, and it is said where. The figure has, for each decoder,
-reconstructions of test images, means of samples of the prior, and draws of `p(x|z)` for
-them. Writes a JSON for each run to `examples/results/sharp_images`; what is there
-already is not run again, and an interrupted training goes on after its last epoch.
+that is black in each image gives any number of bits, until the variance is 0 in float32
+and the loss NaN; then the run ends, and the script says at which step. The figure has,
+for each decoder, test images, reconstructions, means of samples of the prior, and draws
+of `p(x|z)` for them. Writes a JSON for each run to `examples/results/sharp_images`;
+what is there already is not run again, and an interrupted training goes on after its
+last epoch.
 `--smoke` shrinks all of it to seconds; `--dataset digits` needs no data set.
 """
 
@@ -114,6 +115,7 @@ def measure(settings, x_train, x_test, options):
     images = vae.generate(9, noise=True, seed=seed)
     logs = vae.evaluate(x_test, batch_size=500, verbose=0, return_dict=True)
     pictures = {
+        "test images": _runs.floats(x_test[:9]),
         "reconstructions": vae.reconstruct(x_test[:9])["mean"],
         "means of samples": images["mean"],
         "draws of samples": images["sample"],
@@ -129,7 +131,7 @@ def measure(settings, x_train, x_test, options):
 
 def report(results, options):
     names = "elbo", "kl", "mse", "variance"
-    rows = [["variance", "bits a pixel", "P3", *names]]
+    rows = [["decoder", "bits a pixel", "P3", *names]]
     for method, runs in results.items():
         paper = PAPER.get(method, "") if options.dataset == "mnist" else ""
         finite = [run for run in runs if "diverged" not in run]
@@ -153,7 +155,7 @@ def draw(pictures, options):
         for name, images in sets.items()
     }
     path = options.output_dir / f"{options.dataset}_pictures.png"
-    _runs.sheet(titled, path, columns=3)
+    _runs.sheet(titled, path, columns=4)
 
 
 if __name__ == "__main__":

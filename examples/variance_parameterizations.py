@@ -348,7 +348,9 @@ def draw_noise(results, options):
 
 def sweep(options, x):
     criteria, paper = SWEEPS[options.encoding]
-    rows = [["log10 variance"]]
+    constant = options.encoding == "constant"
+    swept = f"log10 {'posterior ' if constant else ''}variance"
+    rows = [[swept]]
     for name in criteria:
         rows[0] += [name, "P1"]
     results = {}
@@ -371,9 +373,12 @@ def sweep(options, x):
         rows.append([f"{log_variance:.1f}"])
         for name, printed in zip(criteria, paper[log_variance], strict=True):
             rows[-1] += [f"{numbers[name]:.3g}", f"{printed:.3g}"]
-    print("\nOn the first 10,000 training images, at one draw of z an image")
+    print(
+        "\nOn the first 10,000 training images; mse, kl and the bound at a draw of z,"
+    )
+    print("gaps and smoothness at the means, the latter by one probe an image")
     _runs.table(rows)
-    draw_sweep(results, paper, criteria, options)
+    draw_sweep(results, paper, criteria, swept, options)
 
 
 def sweep_run(settings, x):
@@ -417,7 +422,7 @@ def sweep_run(settings, x):
     return {**numbers, **losses}
 
 
-def draw_sweep(results, paper, criteria, options):
+def draw_sweep(results, paper, criteria, swept, options):
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(
@@ -428,7 +433,7 @@ def draw_sweep(results, paper, criteria, options):
         printed = [paper[log_variance][i] for log_variance in results]
         axis.plot(list(results), ours, "o-", label="ours")
         axis.plot(list(results), printed, "s--", label="P1, 200 epochs")
-        axis.set(xlabel="log10 variance", title=name.replace("_", " "))
+        axis.set(xlabel=swept, title=name.replace("_", " "))
         if name not in ("mse", "kl"):
             axis.set_yscale("log")
     axes[0].legend(frameon=False, fontsize=7)
