@@ -41,7 +41,8 @@ def workers(tmp_path_factory):
 
 @pytest.mark.parametrize("case", worker.REPLICATED)
 def test_two_replicas_equal_one(results, case):
-    check_equal(*results["fits"][case])
+    # Normalising a batch of 5 divides its rounding by sqrt(1e-3).
+    check_equal(*results["fits"][case], atol=1e-5 if case == "infogan" else 1e-6)
 
 
 @pytest.mark.parametrize("case", worker.TWO_WORKERS)
@@ -68,14 +69,16 @@ def test_workers_of_different_seeds_are_an_error(workers):
         assert "same seed" in found["seeds"]
 
 
-def check_equal(one, two):
+def check_equal(one, two, atol=1e-6):
     for actual, desired in zip(two["start"], one["start"], strict=True):
         np.testing.assert_array_equal(actual, desired)
     moved = 0
     for (_, actual), (name, desired), start in zip(
         two["weights"], one["weights"], one["start"], strict=True
     ):
-        np.testing.assert_allclose(actual, desired, atol=1e-6, rtol=0, err_msg=name)
+        # Scalars are logarithms of variances, of a size of 3.
+        rtol = 0 if np.ndim(desired) else 1e-5
+        np.testing.assert_allclose(actual, desired, rtol, atol, err_msg=name)
         moved += not np.array_equal(desired, start)
     # All but constants, such as a regularizer's weight.
     assert moved >= len(one["start"]) - 2

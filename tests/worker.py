@@ -380,7 +380,10 @@ def distribute(path):
 
 
 def replicated_fit(scope, name, arguments):
-    """20 steps on batches of 5, 5 and 1: shares of 3 and 2, and of 1 and none."""
+    """20 steps on batches of 5, 5 and 1: shares of 3 and 2, and of 1 and none.
+
+    Four steps of `infogan`.
+    """
     x, weights = tiny.images(11), np.arange(11) % 3 + 1.0
     if name == "infogan":
         # No batch of one: normalising it divides its rounding by sqrt(1e-3).
@@ -413,10 +416,12 @@ def replicated_fit(scope, name, arguments):
             vae, x, epochs=(4, 3), tolerance=None, verbose=0, **arguments
         )
     else:
-        epochs = 10 if name == "infogan" else 7
+        # ReLUs of units that a batch of 5 normalises amplify rounding: after 20 steps
+        # two runs of one device differ too, by 0.03 where they began 3e-7 apart.
+        epochs = 2 if name == "infogan" else 7
         history = vae.fit(x, epochs=epochs, verbose=0, **arguments)
     # Each stage has an optimizer of its own.
-    assert name == "two stages" or vae.optimizer.iterations >= 20
+    assert name in ("two stages", "infogan") or vae.optimizer.iterations >= 20
     history = history.history
     predictions = 0.0
     if name == "iso_d":
