@@ -15,6 +15,7 @@ import zipfile
 import contracts
 import keras
 import numpy as np
+import PIL.Image
 import pytest
 import tiny
 from contracts import cases
@@ -113,6 +114,41 @@ def test_damaged_weights_with_a_right_checksum(saved, tmp_path):
             shapes = [weight.shape for weight in vae.weights]
             assert [weight.shape for weight in loaded.weights] == shapes
     assert refused >= 10  # those that are cut short
+
+
+def test_damaged_states_of_a_run(tmp_path):
+    """What `Resume` reads: no shape but the model's, and words of its own or HDF5's."""
+
+    def fit(vae):
+        resume = kvv.callbacks.Resume(tmp_path)
+        vae.fit(tiny.images(8), epochs=1, callbacks=[resume], verbose=0)
+        return vae
+
+    # The optimizer's numbers too; nothing is left to train, so that none is changed.
+    fit(tiny.compiled(keras.optimizers.Adam(1e-3)))
+    (path,) = tmp_path.glob("*.h5")
+    vae = tiny.compiled(keras.optimizers.Adam(1e-3))
+    shapes = [weight.shape for weight in vae.weights]
+    refused = 0
+    for content in damaged(path.read_bytes(), seed=2, n=30):
+        path.write_bytes(content)
+        refused += read_or_refuse(lambda: fit(vae)) is None
+        assert [weight.shape for weight in vae.weights] == shapes
+    assert refused >= 10  # those that are cut short
+
+
+@pytest.mark.parametrize("form", ["png", "jpg", "bmp", "gif"])
+def test_damaged_images(form, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 6), dtype="uint8")
+    path = tmp_path / f"image.{form}"
+    PIL.Image.fromarray(pixels).save(path)
+    refused = 0
+    for content in damaged(path.read_bytes(), seed=3, n=60):
+        path.write_bytes(content)
+        x = read_or_refuse(lambda: kvv.datasets.from_folder(tmp_path, size=4))
+        refused += x is None
+        assert x is None or (x.shape[1:3] == (4, 4) and x.dtype == "uint8")
+    assert refused >= 10
 
 
 def places(node, path=()):
