@@ -91,7 +91,7 @@ def parse():
         options.dataset = pathlib.Path(options.data_file).stem
     if options.smoke:
         options.images, options.components, options.weights = 64, 2, 5
-        options.outliers = "digits"
+        options.outliers = options.dataset
     elif options.model is None:
         parser.error("name a model, or pass --smoke")
     return options
