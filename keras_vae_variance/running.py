@@ -82,7 +82,7 @@ class RunningAverage(keras.layers.Layer):
         self.weight.assign(ops.where(enough, weight, old_weight))
 
     def taken_in(self, before):
-        """The batch value of the last update, from the value before it.
+        """The batch value of the last update, from the value before it, of one shape.
 
         That update was not of an exact mean. The rounding of `value` is in it a hundred
         times at the default decay, 6e-6 of it.

@@ -41,8 +41,7 @@ def workers(tmp_path_factory):
 
 @pytest.mark.parametrize("case", worker.REPLICATED)
 def test_two_replicas_equal_one(results, case):
-    # Normalising a batch of 5 divides its rounding by sqrt(1e-3).
-    check_equal(*results["fits"][case], atol=1e-5 if case == "infogan" else 1e-6)
+    check_equal(*results["fits"][case])
 
 
 @pytest.mark.parametrize("case", worker.TWO_WORKERS)
@@ -69,7 +68,7 @@ def test_workers_of_different_seeds_are_an_error(workers):
         assert "same seed" in found["seeds"]
 
 
-def check_equal(one, two, atol=1e-6):
+def check_equal(one, two):
     for actual, desired in zip(two["start"], one["start"], strict=True):
         np.testing.assert_array_equal(actual, desired)
     moved = 0
@@ -78,7 +77,7 @@ def check_equal(one, two, atol=1e-6):
     ):
         # Scalars are logarithms of variances, of a size of 3.
         rtol = 0 if np.ndim(desired) else 1e-5
-        np.testing.assert_allclose(actual, desired, rtol, atol, err_msg=name)
+        np.testing.assert_allclose(actual, desired, rtol, 1e-6, err_msg=name)
         moved += not np.array_equal(desired, start)
     # All but constants, such as a regularizer's weight.
     assert moved >= len(one["start"]) - 2

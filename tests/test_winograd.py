@@ -10,7 +10,7 @@ from keras_vae_variance.likelihoods import Gaussian
 from keras_vae_variance.variances import Learned
 
 SIZES = [(3, 1), (2, 1), (4, 2), (6, 2), (9, 3)]  # kernel, stride
-# Of relative errors: of a direct convolution in each it is 5e-7, 3e-3 and 4e-4.
+# Of relative errors: results have 3e-6, 6e-3 and 7e-4 (`benchmarks/small_maps.py`).
 TOLERANCES = {"float32": 5e-6, "mixed_bfloat16": 1e-2, "mixed_float16": 2e-3}
 
 

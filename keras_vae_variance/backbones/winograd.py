@@ -26,11 +26,12 @@ class WinogradConvolution(keras.layers.Conv2D):
     where the products of `*` are matrices of channels by filters, `(m + r - 1)^2` of
     them instead of `m^2 r^2` for each tile of `m x m` pixels. With a stride, blocks of
     `strides x strides` pixels are channels, and kernels `r = kernel_size / strides`.
-    Kernels of 3 take 36 products instead of 144 in float32, where `m = 4`; it loses a
-    factor of 4 to rounding there. 16 bits have `m = 2`, 64 products and a factor of 2.
+    Kernels of 3 take 36 products instead of 144 in float32, where `m = 4`, and 64 in 16
+    bits, where `m = 2`. Rounding is 3 to 4 times that of `Conv2D` in both
+    (`benchmarks/small_maps.py`).
 
     Otherwise it is `Conv2D`: for a few images the kernel's transform costs more than it
-    saves. It begins to pay at about 16.
+    saves, in batches of 16 for some sizes still.
 
     Args:
         *args, **kwargs: of `keras.layers.Conv2D`, with `padding="same"`, channels last,
