@@ -10,8 +10,10 @@ and the protocol of each: as a table of text, as JSON, and as one page of HTML w
 figures inside. The mixture is fitted to the training set; all else is measured on the
 first `--images` test images. `--data-file` takes an .npz in place of a data set, with
 `x_train`, `x_test` and, where there are labels, `y_test`. Distances between sets of
-images need features: `--classifier` of `train_classifier.py`, or `--squeezenet`.
-Detection of anomalies needs `--outliers`.
+images need features: `--classifier` of `train_classifier.py`, `--squeezenet`,
+`--inception` (Keras downloads the weights, if no file of them is named), or the
+`--inception-2015` that alone makes it an FID. Detection of anomalies needs
+`--outliers`.
 
 What needs a density is left out for a deterministic posterior, and calibration for a
 likelihood of levels. `--smoke` trains a tiny model on the digits and measures that.
@@ -80,6 +82,10 @@ def parse():
     _runs.add_data(parser, "digits", DATASETS, file="an .npz with x_train and x_test")
     parser.add_argument("--classifier", help="of train_classifier.py, for distances")
     parser.add_argument("--squeezenet", help="an .h5, for distances of colour images")
+    parser.add_argument(
+        "--inception", nargs="?", const="imagenet", help="of Keras, or an .h5 of it"
+    )
+    parser.add_argument("--inception-2015", help="classify_image_graph_def.pb")
     parser.add_argument("--outliers", choices=DATASETS, help="what is anomalous")
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--components", type=int, default=32)
@@ -247,6 +253,10 @@ def extractor(options):
         return features.penultimate(keras.models.load_model(options.classifier))
     if options.squeezenet:
         return features.squeezenet(options.squeezenet)
+    if options.inception:
+        return features.inception_v3(options.inception)
+    if options.inception_2015:
+        return features.Inception2015(options.inception_2015)
     return None
 
 

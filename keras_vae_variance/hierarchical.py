@@ -268,7 +268,7 @@ class HierarchicalVAE(LayeredInference, VAE):
 
     def _nll(self, x, parameters, latents, training=False):
         # For a likelihood, the latents of all layers are those of one.
-        latent = _side_by_side(latents)
+        latent = Latent.side_by_side(latents)
         return self.likelihood(x, parameters, latent, training=training)
 
     def _infer_layers(self, x, draw, training=False, statistics=False):
@@ -345,19 +345,6 @@ class HierarchicalVAE(LayeredInference, VAE):
     def get_config(self):
         """The parts, serialised."""
         return {**super().get_config(), "inference": self.inference}
-
-
-def _side_by_side(latents):
-    """The latents of all layers as those of one."""
-    if len(latents) == 1:
-        return latents[0]
-    size = ops.shape(latents[0].sample)[0]
-
-    def rows(t):
-        return ops.broadcast_to(t, (size, t.shape[-1]))
-
-    fields = zip(*latents, strict=True)
-    return Latent(*(ops.concatenate([rows(t) for t in f], axis=-1) for f in fields))
 
 
 def _list(name, parts):

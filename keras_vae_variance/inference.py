@@ -52,6 +52,21 @@ class Inference:
         """A tuple with what `encode` gives of each layer of latents; here of one."""
         return (self.encode(x, sample, seed),)
 
+    def draw_layers(self, x, noise, latent=None):
+        """A tuple with the `Latent` of each layer, at draws by the given noise.
+
+            z = mean + stddev * noise
+
+        Args:
+            x: data as `prepare` gives them, `(n, ...)`.
+            noise: standard normal draws, `(n, sum of latent_dims)`.
+            latent: what `encode(x)` gave, where it is at hand; of several layers it is
+                of no use, as all but the first depend on draws.
+        """
+        latent = self.encode(x) if latent is None else latent
+        z = latent.mean + ops.sqrt(latent.variance) * noise
+        return (latent._replace(sample=z),)
+
     def decode(self, z):
         """The likelihood's parameters at latents `z`, a dict by name.
 
@@ -128,6 +143,9 @@ class Inference:
         for Iso-D and Diag-D their mean is taken outside of the logarithm of the
         variance, where P1's objectives (Eq. G.4 to G.17) have it inside.
 
+        It takes data that fit in memory; of others, minus the ELBO is
+        `metrics.anomaly_scores`.
+
         Args:
             x: data, `(n, ...)`.
             num_samples: draws of `z` for each example.
@@ -189,11 +207,9 @@ class Inference:
             latents are summed, but for `log p(z)`, that of the top one, which `z` is
             too; the priors of the others are in the first term.
         """
-        latent = self.encode(x) if latent is None else latent
-        z = latent.mean + ops.sqrt(latent.variance) * noise
-        parameters = self.decode(z)
-        latent = latent._replace(sample=z)
-        nll = self.likelihood(x, parameters, latent, training=False)
+        (latent,) = self.draw_layers(x, noise, latent)
+        z = latent.sample
+        nll = self.likelihood(x, self.decode(z), latent, training=False)
         log_q = -0.5 * ops.sum(
             ops.square(noise) + ops.log(latent.variance) + kvv_ops.LOG_2_PI, axis=-1
         )

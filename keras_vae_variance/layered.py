@@ -72,6 +72,21 @@ class LayeredInference:
             return super().encode_layers(x, sample, seed)
         return self._encoded(x, sample, seed, lambda layers: layers)
 
+    def draw_layers(self, x, noise, latent=None):
+        """A tuple with the `Latent` of each layer; see `VAE.draw_layers`."""
+        if self.num_layers == 1:
+            return super().draw_layers(x, noise, latent)
+        parts = self._split(noise)
+        return self._infer_layers(
+            x, lambda i, mean, variance: mean + ops.sqrt(variance) * parts[i]
+        )
+
+    def _split(self, noise):
+        """The noise of each layer."""
+        ends = np.cumsum(self.latent_dims)
+        sizes = zip(ends, self.latent_dims, strict=True)
+        return [noise[:, end - size : end] for end, size in sizes]
+
     def _encoded(self, x, sample, seed, pick):
         if sample:
             return self._seeded(
@@ -228,22 +243,16 @@ class LayeredInference:
         """The terms of importance weights through all layers; see `VAE.log_terms`."""
         if self.num_layers == 1:
             return super().log_terms(x, noise, latent)
-        ends = np.cumsum(self.latent_dims)
-        parts = [
-            noise[:, e - n : e] for e, n in zip(ends, self.latent_dims, strict=True)
-        ]
-        latents = self._infer_layers(
-            x, lambda i, mean, variance: mean + ops.sqrt(variance) * parts[i]
-        )
+        latents = self.draw_layers(x, noise)
         nll = self._nll(x, self._decode(latents[0].sample), latents)
         log_q = log_p = 0.0
-        for layer, noise in zip(latents, parts, strict=True):
+        for layer, part in zip(latents, self._split(noise), strict=True):
             nll, log_q = (
                 nll - log_p,
                 log_q
                 - 0.5
                 * ops.sum(
-                    ops.square(noise) + ops.log(layer.variance) + kvv_ops.LOG_2_PI,
+                    ops.square(part) + ops.log(layer.variance) + kvv_ops.LOG_2_PI,
                     axis=-1,
                 ),
             )

@@ -2,6 +2,8 @@
 
 from typing import Any, NamedTuple
 
+from keras import ops
+
 from . import ops as kvv_ops
 
 __all__ = ["DrawnLatent", "Head", "Latent"]
@@ -30,6 +32,19 @@ class Latent(NamedTuple):
     def kl(self):
         """KL divergence of `q(z|x)` from `p(z)`, in nats, of shape `(batch,)`."""
         return kvv_ops.gaussian_kl(*self[1:])
+
+    @staticmethod
+    def side_by_side(latents):
+        """The `Latent`s of all layers, a tuple with draws, as that of one layer."""
+        if len(latents) == 1:
+            return latents[0]
+        size = ops.shape(latents[0].sample)[0]
+
+        def rows(t):
+            return ops.broadcast_to(t, (size, t.shape[-1]))
+
+        fields = zip(*latents, strict=True)
+        return Latent(*(ops.concatenate([rows(t) for t in f], axis=-1) for f in fields))
 
 
 class DrawnLatent(Latent):

@@ -71,6 +71,18 @@ def test_agrees_with_the_public_formula():
     assert distance.num_real == 150 and distance.num_generated == 90
 
 
+def test_agrees_with_a_public_implementation():
+    """POT's distance of Bures and Wasserstein, of the same features."""
+    ot_gaussian = pytest.importorskip("ot.gaussian")
+    for x, y in (sets(), sets(300, 200, (4, 4, 1), seed=1)):
+        both = rows(x), rows(y)
+        means = (features.mean(0) for features in both)
+        covariances = (np.cov(features, rowvar=False) for features in both)
+        expected = ot_gaussian.bures_wasserstein_distance(*means, *covariances) ** 2
+        distance = frechet_distance(x, y, pixels)
+        np.testing.assert_allclose(float(distance), expected, rtol=1e-7)
+
+
 def test_itself_and_the_other_way_round():
     x, y = sets()
     scale = rows(x).var(0).sum()

@@ -113,6 +113,54 @@ def test_importance_weights_through_all_layers_reach_the_evidence(inference):
     assert np.std(many) < 0.05
 
 
+@each_inference
+def test_metrics_by_draws_of_all_layers(inference):
+    """Calibration, variances and scores, of which the exact model knows the truth."""
+    vae, x = chains.model(inference), chains.examples(2000)
+    found = kvv.metrics.calibration(vae, x, levels=(0.3, 0.7), seed=0)
+    # Pairs of x and of a draw of the exact posterior are the model's own.
+    for level, share in found.coverage.items():
+        assert abs(share.value - level) < 4 * share.standard_error < 0.03
+    assert abs(found.stddev.value - 1.0) < 4 * found.stddev.standard_error < 0.05
+    masks = {"one": np.arange(chains.D) == 1}
+    variance = kvv.metrics.region_variance(vae, x, masks, seed=0)["one"]
+    assert variance.value == pytest.approx(chains.V, rel=1e-6)
+    for layers in (chains.heads(inference), chains.perturbed(inference)):
+        vae = chains.model(inference, layers)
+        scores = [
+            kvv.metrics.anomaly_scores(vae, x[:6], num_samples=600, seed=seed)
+            for seed in range(5)
+        ]
+        error = np.std(scores, axis=0, ddof=1) / np.sqrt(5) + 1e-4
+        expected = -chains.elbo(x[:6], inference, layers)
+        assert np.all(np.abs(np.mean(scores, axis=0) - expected) < 8 * error)
+        assert error.max() < 0.1
+
+
+@each_inference
+def test_draws_of_the_layers_by_given_noise(inference):
+    """Each layer is at its mean and stddev times its own part of the noise."""
+    vae, x = chains.model(inference, chains.perturbed(inference)), chains.examples()
+    noise = np.random.default_rng(0).normal(size=(chains.N, 4)).astype("float32")
+    layers = vae.draw_layers(vae.prepare(x), noise)
+    for layer, part in zip(layers, (noise[:, :2], noise[:, 2:]), strict=True):
+        expected = layer.mean + np.sqrt(layer.variance) * part
+        np.testing.assert_allclose(layer.sample, expected, rtol=1e-6)
+    nll, log_q, log_p, top = vae.log_terms(vae.prepare(x), noise)
+    np.testing.assert_array_equal(top, layers[1].sample)
+    # All that the weights are of, once.
+    z1, z2 = (oracles.float64(layer.sample) for layer in layers)
+    mean, covariance = chains.joint()
+    whole = np.concatenate([x, z1, z2], axis=1)
+    expected = stats.multivariate_normal(mean, covariance).logpdf(whole)
+    np.testing.assert_allclose(log_p - nll, expected, rtol=1e-4)
+    part = [stats.norm.logpdf(noise[:, :2]).sum(1), stats.norm.logpdf(noise[:, 2:])]
+    part = part[0] + part[1].sum(1)
+    for layer in layers:
+        part = part - 0.5 * np.log(oracles.float64(layer.variance)).sum(axis=-1)
+    np.testing.assert_allclose(log_q, part, rtol=1e-4)
+
+
 class _Other(kvv.samplers.Prior):
     """Latents of N(0.5, 0.7^2), where the model's prior is standard normal."""
 

@@ -113,7 +113,12 @@ def test_every_kind_of_image_model(tmp_path):
     vae = kvv.VAE(
         *networks, kvv.posteriors.Deterministic(3), likelihood, regularizers=[]
     )
-    (overview,) = figures(ImageLogger(x, tmp_path), vae).values()  # no scatter
+    overview, latents = figures(ImageLogger(x, tmp_path), vae).values()
+    assert latents.axes[0].get_xlabel().startswith("principal component 1 (")
+    dots = latents.axes[0].collections[0].get_offsets()
+    z = keras.ops.convert_to_numpy(vae.encode(x).mean)
+    spread = np.linalg.svd(z - z.mean(axis=0), compute_uv=False)[:2]
+    np.testing.assert_allclose(np.linalg.norm(dots, axis=0), spread, rtol=1e-4)
     tile = drawn(overview, 0)[:, :5]
     np.testing.assert_allclose(tile, x[0] / 255.0, atol=1e-6)
     vae = tiny.make(
@@ -122,6 +127,11 @@ def test_every_kind_of_image_model(tmp_path):
         prior=kvv.priors.Floating,
         regularizers=lambda: [kvv.regularizers.BILBO()],
     )
+    for latent_dim, found in ((1, ["overview"]), (3, ["overview", "latents"])):
+        networks = kvv.backbones.mlp(shape, latent_dim, likelihood, hidden=(4,))
+        posterior = kvv.posteriors.DiagonalGaussian(latent_dim)
+        other = kvv.VAE(*networks, posterior, likelihood)
+        assert list(figures(ImageLogger(x[:1], tmp_path), other)) == found
     tensor = keras.ops.convert_to_tensor(images(4))
     assert list(figures(ImageLogger(tensor, tmp_path), vae)) == ["overview", "latents"]
 

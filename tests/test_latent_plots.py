@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import sklearn.decomposition
 from figures import assert_readable, drawn, is_png
 from scipy.stats import norm
 from threadpoolctl import threadpool_limits
@@ -145,6 +146,30 @@ def test_scatter_of_few_points_and_of_none_inside():
     z, y = clusters(60)
     figure = plots.latent_scatter(8 * z, np.arange(60) % 12)
     assert len({tuple(c) for c in points(figure)[1]}) == 10
+
+
+def test_principal_components_are_scikit_learns():
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(90, 5)) @ rng.normal(size=(5, 5)) + 7.0
+    y = np.arange(90) % 3
+    figure = plots.principal_components(z, y, title="A title")
+    pca = sklearn.decomposition.PCA(2).fit(z)
+    places, _ = points(figure)
+    expected = pca.transform(z)
+    # In an order and with signs of its own.
+    for found, column in zip(places.T, expected.T, strict=True):
+        found, both = np.sort(found), (np.sort(column), np.sort(-column))
+        assert any(np.allclose(found, other, atol=1e-5) for other in both)
+    shares = 100 * pca.explained_variance_ratio_
+    labels = figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()
+    for i, (label, share) in enumerate(zip(labels, shares, strict=True)):
+        assert label == f"principal component {i + 1} ({share:.0f} %)"
+    assert_readable(figure)
+    again, _ = points(plots.principal_components(z, y))
+    np.testing.assert_array_equal(again, places)
+    assert_readable(plots.principal_components(np.ones((1, 4))))
+    with pytest.raises(ValueError, match="at least 2 dimensions"):
+        plots.principal_components(z[:, :1])
 
 
 def test_tsne_keeps_clusters_together():

@@ -142,6 +142,30 @@ def test_more_samples_are_tighter():
     assert gaps[3] < 0.02
 
 
+def test_errors_of_each_estimate():
+    """Those of many seeds; 0 where every weight is the same, 1 where one is all."""
+    x, vae = data(20), linear_vae(widen=1.5)
+    runs = [
+        log_likelihood(vae, x, 200, seed=seed, return_errors=True) for seed in range(60)
+    ]
+    values, errors = np.swapaxes(runs, 0, 1)
+    np.testing.assert_array_equal(values[3], log_likelihood(vae, x, 200, seed=3))
+    ratio = values.std(axis=0, ddof=1) / errors.mean(axis=0)
+    # A deviation of 60 runs is known to 9 %, and there are 20.
+    assert np.all(np.abs(ratio - 1.0) < 0.45) and abs(ratio.mean() - 1.0) < 0.1
+    _, chunked = log_likelihood(vae, x, 200, seed=0, chunk_size=7, return_errors=True)
+    np.testing.assert_allclose(chunked, errors[0], rtol=1e-3)
+    _, none = log_likelihood(linear_vae(), x, 50, seed=0, return_errors=True)
+    assert np.all(none < 1e-3)
+    _, one = log_likelihood(vae, x, 1, seed=0, return_errors=True)
+    assert np.isnan(one).all()
+    narrow = linear_vae(widen=1e-6)
+    _, far = log_likelihood(narrow, x, 2, seed=0, return_errors=True)
+    assert np.all((0 <= far) & (far <= 1.0 + 1e-9))
+    values, errors = log_likelihood(vae, x[:0], return_errors=True)
+    assert values.shape == errors.shape == (0,)
+
+
 def test_seed():
     x = data()
     vae = linear_vae(widen=2.0)

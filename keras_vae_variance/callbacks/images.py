@@ -20,8 +20,9 @@ class ImageLogger(keras.callbacks.Callback):
 
     - `overview_0001.png`: originals, reconstructions and samples of the prior, each
       with the standard deviations of its pixels (see `plots.overview`);
-    - `latents_0001.png`, with 2 latents alone: the posterior means of all of `x` (see
-      `plots.latent_scatter`).
+    - `latents_0001.png`: the posterior means of all of `x` (see `plots.latent_scatter`,
+      and of more than 2 latents `plots.principal_components`). A model of one latent,
+      or of several layers of them, has none.
 
     The number is the epoch, from 1 on as in Keras's progress bar. The same images are
     reconstructed every time and samples are drawn from the same seed, so that pictures
@@ -148,9 +149,11 @@ class ImageLogger(keras.callbacks.Callback):
                 len(x), sampler=self.sampler, seed=self.seed
             )
         figures = {"overview": plots.overview(x, vae.reconstruct(x), generated, title)}
-        if vae.latent_dims == (2,):
+        if len(vae.latent_dims) == 1 and vae.latent_dim > 1:
             mean = vae.encode(self.x).mean
-            figures["latents"] = plots.latent_scatter(mean, self.labels, title=title)
+            two = vae.latent_dim == 2
+            draw = plots.latent_scatter if two else plots.principal_components
+            figures["latents"] = draw(mean, self.labels, title=title)
         return figures
 
     def _summarize(self, name, png, epoch):

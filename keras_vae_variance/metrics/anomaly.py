@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .. import ops as kvv_ops
+from ..types import Latent
 from .base import check_density, check_integer, draws, float64
 from .likelihood import log_likelihood
 
@@ -18,10 +18,10 @@ def anomaly_scores(vae, x, kind="elbo", num_samples=20, seed=None, batch_size=25
         log_likelihood    -log p(x), importance-weighted: see `log_likelihood`
         reconstruction    -E_q(z|x) log p(x|z)
 
-    The first is minus the ELBO (P0, Eq. 4), with the KL in closed form. Expectations
-    are means of `num_samples` draws. A decoder that predicts its variance tells an
-    error where it expects one from an error where it does not, which a squared error
-    cannot.
+    The first is minus the ELBO (P0, Eq. 4), with the KL in closed form (of several
+    layers of latents, as in training). Expectations are means of `num_samples` draws. A
+    decoder that predicts its variance tells an error where it expects one from an error
+    where it does not, which a squared error cannot.
 
     A score ranks the examples of one model: those of other models are on scales of
     their own. Another kind of data need not be less likely: plain images can be
@@ -78,11 +78,11 @@ def anomaly_scores(vae, x, kind="elbo", num_samples=20, seed=None, batch_size=25
     scores = []
     for batch, latents in draws(vae, x, num_samples, seed, batch_size):
         total = 0.0
-        for latent in latents:
-            nll = vae.likelihood(batch, vae.decode(latent.sample), latent)
+        for layers in latents:
+            parameters = vae.decode(layers[0].sample)
+            nll = vae.likelihood(batch, parameters, Latent.side_by_side(layers))
             total = total + float64(nll)
-        score = total / num_samples
-        if kind == "elbo":
-            score += float64(kvv_ops.gaussian_kl(*latent[1:]))
-        scores.append(score)
+            if kind == "elbo":
+                total += sum(float64(layer.kl()) for layer in layers)
+        scores.append(total / num_samples)
     return np.concatenate(scores)

@@ -159,23 +159,38 @@ def draws(vae, x, num_samples=1, seed=None, batch_size=256):
 
     Yields:
         Pairs of at most `batch_size` examples of `x`, prepared, and an iterator over
-        `num_samples` `Latent`s of them, whose `sample` is the draw. All are float32
-        tensors.
+        `num_samples` draws of all their latents, each a tuple of the layers' `Latent`s
+        as of `VAE.draw_layers`. All are float32 tensors.
     """
     check_integer("batch_size", batch_size)
+    check_one_vector(vae)
     noise_key, count = key(seed), 0
-    for batch, latent in encoding_chunks(vae, x, batch_size):
-        latent = Latent(*(ops.convert_to_tensor(t, "float32") for t in latent))
+    for batch, latent in _chunks_with_codes(vae, x, batch_size):
         sources = streams(noise_key, count, len(batch))
         count += len(batch)
-        yield vae.prepare(batch), _draw(latent, sources, num_samples)
+        batch = vae.prepare(batch)
+        yield batch, _draw(vae, batch, latent, sources, num_samples)
 
 
-def _draw(latent, sources, num_samples):
-    stddev = ops.sqrt(latent.variance)
+def _chunks_with_codes(vae, x, size):
+    """Parts of the data, and their `Latent`, or None where there are several layers."""
+    if len(vae.latent_dims) == 1:
+        for batch, latent in encoding_chunks(vae, x, size):
+            yield batch, Latent(*(ops.convert_to_tensor(t, "float32") for t in latent))
+        return
+    empty = True
+    for batch, _ in batches(x, size):
+        for start in range(0, len(batch), size):
+            yield batch[start : start + size], None
+            empty = False
+    if empty:
+        raise ValueError(f"`x` must hold at least one example. Received: x={x}")
+
+
+def _draw(vae, x, latent, sources, num_samples):
     for _ in range(num_samples):
-        noise_of_draw = ops.convert_to_tensor(noise(sources, stddev.shape[1:]))
-        yield latent._replace(sample=latent.mean + stddev * noise_of_draw)
+        of_draw = ops.convert_to_tensor(noise(sources, (sum(vae.latent_dims),)))
+        yield vae.draw_layers(x, of_draw, latent)
 
 
 def variance(likelihood, x, parameters, latent):

@@ -7,6 +7,7 @@ import warnings
 
 import numpy as np
 
+from ..types import Latent
 from .base import Estimate, draws
 from .regions import Regions, SharedMean
 
@@ -172,8 +173,9 @@ def _compare(vae, x, levels, regions, seed, batch_size):
     parts = Regions({"all": True} if regions is None else regions, vae.event_shape)
     tallies = {}
     for batch, latents in draws(vae, x, seed=seed, batch_size=batch_size):
-        (latent,) = latents
-        z = likelihood.zscore(batch, vae.decode(latent.sample), latent)
+        (layers,) = latents
+        latent = Latent.side_by_side(layers)
+        z = likelihood.zscore(batch, vae.decode(layers[0].sample), latent)
         z = z.reshape(len(z), -1)
         for name, mask in parts.next(len(z)).items():
             tallies.setdefault(name, _Tally(levels)).add(z, mask)

@@ -65,9 +65,12 @@ def interpolate(vae, x1, x2, ratio=0.5, seed=None):
         (stream,) = streams(key(seed), 0, 1)
         ratio = stream.random(len(z1), np.float32)
     z = kvv_ops.slerp(z1, z2, ratio)
-    parts = (z[i : i + _IMAGES] for i in range(0, len(z1), _IMAGES))
-    means = (vae.likelihood.mean(vae.decode(part)) for part in parts)
-    return np.concatenate([ops.convert_to_numpy(mean) for mean in means])
+    images = np.empty((len(z1), *vae.event_shape), np.float32)
+    for start in range(0, len(z1), _IMAGES):
+        part = slice(start, start + _IMAGES)
+        mean = vae.likelihood.mean(vae.decode(z[part]))
+        images[part] = ops.convert_to_numpy(mean)
+    return images
 
 
 def _codes(vae, x):

@@ -20,7 +20,15 @@ from .base import (
 __all__ = ["log_likelihood"]
 
 
-def log_likelihood(vae, x, num_samples=20, sampler=None, seed=None, chunk_size=512):
+def log_likelihood(
+    vae,
+    x,
+    num_samples=20,
+    sampler=None,
+    seed=None,
+    chunk_size=512,
+    return_errors=False,
+):
     """Importance-weighted estimate of the log likelihood of each example.
 
         log 1/K sum_k exp( log p(x|z_k) + log p(z_k) - log q(z_k|x) ),   z_k ~ q(z|x)
@@ -47,9 +55,15 @@ def log_likelihood(vae, x, num_samples=20, sampler=None, seed=None, chunk_size=5
             `keras.utils.set_random_seed` seeds.
         chunk_size: the most images that the decoder makes at a time. The memory grows
             with it, and not with `num_samples`.
+        return_errors: whether to return the Monte Carlo error of each too.
 
     Returns:
-        A float64 NumPy array of shape `(n,)`, in nats and in the order of `x`.
+        A float64 NumPy array of shape `(n,)`, in nats and in the order of `x`. With
+        `return_errors` a pair of it and of the standard errors over other draws,
+        `sqrt((mean(w^2) / mean(w)^2 - 1) / (K - 1))` of the weights `w`, to first
+        order; NaN for K = 1. They say nothing of the bias. An error near 1, which is
+        the most, is of a sum that is one weight's alone: there the result is well below
+        `log p(x)`, and more samples raise it.
 
     Raises:
         ValueError: if the posterior is deterministic, or `num_samples` or `chunk_size`
@@ -90,7 +104,7 @@ def log_likelihood(vae, x, num_samples=20, sampler=None, seed=None, chunk_size=5
     noise_key = key(seed)
 
     weigh = None
-    results, count = [], 0
+    results, errors, count = [], [], 0
     for batch in _chunks(x, chunk_size):
         # With several layers all but the noise depends on the draw of the one before.
         latent = ()
@@ -102,7 +116,7 @@ def log_likelihood(vae, x, num_samples=20, sampler=None, seed=None, chunk_size=5
             weigh = _compiled(vae, batch, latent)
         sources, first = streams(noise_key, count, len(batch)), count
         count += len(batch)
-        total = np.full(len(batch), -np.inf)
+        total, squares = np.full((2, len(batch)), -np.inf)
         step = max(1, chunk_size // len(batch))
         for start in range(0, num_samples, step):
             shape = (min(step, num_samples - start), sum(vae.latent_dims))
@@ -115,8 +129,24 @@ def log_likelihood(vae, x, num_samples=20, sampler=None, seed=None, chunk_size=5
             log_weights = float64(log_p) - float64(nll) - float64(log_q)
             log_weights = log_weights.reshape(-1, len(batch))
             total = np.logaddexp(total, np.logaddexp.reduce(log_weights, axis=0))
+            if return_errors:
+                log_weights *= 2.0
+                added = np.logaddexp.reduce(log_weights, axis=0)
+                squares = np.logaddexp(squares, added)
         results.append(total - np.log(num_samples))
-    return np.concatenate(results) if results else np.zeros(0)
+        errors.append(_error(total, squares, num_samples))
+    results, errors = (
+        np.concatenate(t) if t else np.zeros(0) for t in (results, errors)
+    )
+    return (results, errors) if return_errors else results
+
+
+def _error(log_sum, log_sum_of_squares, count):
+    """Of the logarithm of a mean of weights, by the logarithms of their sums."""
+    if count == 1:
+        return np.full(log_sum.shape, np.nan)
+    excess = count * np.exp(log_sum_of_squares - 2.0 * log_sum) - 1.0
+    return np.sqrt(np.maximum(excess, 0.0) / (count - 1))
 
 
 def _chunks(x, size):

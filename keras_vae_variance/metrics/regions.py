@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ..types import Latent
 from .base import Estimate, draws, float64, variance
 
 __all__ = ["Regions", "SharedMean", "region_variance"]
@@ -58,8 +59,10 @@ def region_variance(vae, x, regions, seed=None, batch_size=256):
     parts = Regions(regions, vae.event_shape)
     means = {name: SharedMean() for name in regions}
     for batch, latents in draws(vae, x, seed=seed, batch_size=batch_size):
-        (latent,) = latents
-        v = float64(variance(vae.likelihood, batch, vae.decode(latent.sample), latent))
+        (layers,) = latents
+        latent = Latent.side_by_side(layers)
+        parameters = vae.decode(layers[0].sample)
+        v = float64(variance(vae.likelihood, batch, parameters, latent))
         v = v.reshape(len(v), -1)
         for name, mask in parts.next(len(v)).items():
             sums = (v * mask).sum(axis=1, keepdims=True)

@@ -17,7 +17,7 @@ from .images import (
     samples,
 )
 from .latents import latent_density, manifold
-from .scatter import latent_scatter, tsne
+from .scatter import latent_scatter, principal_components, tsne
 
 __all__ = [
     "calibration",
@@ -28,6 +28,7 @@ __all__ = [
     "latent_scatter",
     "manifold",
     "overview",
+    "principal_components",
     "rate_distortion",
     "reconstructions",
     "samples",

@@ -4,7 +4,7 @@ import numpy as np
 
 from .base import CLASSES, array, check_points
 
-__all__ = ["latent_scatter", "tsne"]
+__all__ = ["latent_scatter", "principal_components", "tsne"]
 
 # Inches, for the axes, and points (1/72 inch), for a class's name.
 _SIZE, _FONT = 3.6, 10
@@ -49,6 +49,52 @@ def latent_scatter(z, labels=None, limits=None, title=None):
     figure, axes = _draw(z, labels, limits, title)
     axes.set_xlabel("latent 1")
     axes.set_ylabel("latent 2")
+    return figure
+
+
+def principal_components(z, labels=None, title=None):
+    """Codes of any dimension along the two directions in which they vary most.
+
+    Unlike `tsne` it is linear and takes no time: pictures of one model at different
+    stages of its training compare. The axes say what share of the variance of the codes
+    they show.
+
+    Args:
+        z: latents of shape `(n, latent_dim)`, with at least 2 dimensions.
+        labels: as for `latent_scatter`.
+        title: text above the figure, or None.
+
+    Returns:
+        A figure with one axes.
+
+    Raises:
+        ValueError: as for `latent_scatter`, and on latents of one dimension.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_vae_variance import plots
+    >>> z = np.array([[3.0, 0.0, 0.0], [-3.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    >>> figure = plots.principal_components(z)
+    >>> figure.axes[0].get_xlabel()
+    'principal component 1 (96 %)'
+    """
+    z = check_points("z", z)
+    if z.shape[1] < 2:
+        raise ValueError(
+            f"`z` must have at least 2 dimensions. Received: z of shape {z.shape}"
+        )
+    labels = _check_labels(labels, len(z))
+    z = z - z.mean(axis=0)
+    values, directions = np.linalg.eigh(z.T @ z)
+    directions = directions[:, :-3:-1]
+    # The sign is free: the largest part of each is positive.
+    largest = np.abs(directions).argmax(axis=0)
+    directions = directions * np.sign(directions[largest, [0, 1]])
+    figure, axes = _draw(z @ directions, labels, None, title)
+    shares = values[:-3:-1] / (values.sum() or 1.0)
+    for i, name in enumerate((axes.set_xlabel, axes.set_ylabel)):
+        name(f"principal component {i + 1} ({100 * shares[i]:.0f} %)")
     return figure
 
 
