@@ -94,6 +94,14 @@ def optimal_decoder(count):
     return kvv.metrics.optimal_decoder(vae(), images(count, 0), z)
 
 
+def kl_to_prior(count):
+    """Of a fitted mixture: the images are those that it is fitted to."""
+    import keras_vae_variance as kvv
+
+    mixture = kvv.samplers.GaussianMixture(8).fit(vae(), images(count, 0), seed=0)
+    return kvv.metrics.kl_to_prior(mixture, vae(), seed=0)
+
+
 def region_variance(count):
     import numpy as np
 
@@ -112,6 +120,7 @@ METRICS = {
             "log_likelihood",
             "anomaly_scores",
             "calibration",
+            "coverage",
             "active_units",
             "marginal_kl",
             "mutual_information",
@@ -122,7 +131,9 @@ METRICS = {
             "constant_variance_penalty",
         )
     },
-    "local_smoothness": of_model("local_smoothness", num_probes=1),
+    "local_smoothness": of_model("local_smoothness"),
+    "local_smoothness_by_a_probe": of_model("local_smoothness", num_probes=1),
+    "kl_to_prior": kl_to_prior,
     "interpolate": interpolate,
     "optimal_decoder": optimal_decoder,
     "region_variance": region_variance,

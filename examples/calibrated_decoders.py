@@ -206,7 +206,7 @@ def train(recipe, settings, x_train, x_test, features):
             batch_size=settings["batch_size"],
             epochs=10,
             steps_per_epoch=max(settings["steps"] // 10, 1),
-            validation_data=x_test,
+            validation_data=x_test[:2000],
             callbacks=callbacks,
             verbose=0,
         )
