@@ -101,7 +101,7 @@ def main():
                 pictures.setdefault(model, np.array(numbers["samples"]))
     report(results, options)
     path = options.output_dir / f"{options.dataset}_samples.png"
-    _runs.sheet(pictures, path, columns=7)
+    _runs.sheet(pictures, path, columns=4)
 
 
 def parse():
