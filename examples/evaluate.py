@@ -145,10 +145,11 @@ def likelihoods(vae, mixture, x, options):
         values = np.asarray(values, np.float64)
         rows.append(row(section, name, values, "one draw of z an image"))
     for name, sampler in (("prior", None), ("mixture", mixture)):
-        values = kvv.metrics.log_likelihood(
-            vae, x, options.weights, sampler=sampler, seed=options.seed
+        values, errors = kvv.metrics.log_likelihood(
+            vae, x, options.weights, sampler, options.seed, return_errors=True
         )
         protocol = f"{options.weights} importance weights, p(z) the {name}"
+        protocol += f"; an image is known to {np.mean(errors):.2g}, on average"
         rows.append(row(section, f"log likelihood, {name}", values, protocol))
     values = kvv.metrics.log_evidence(vae, x[:FEW])
     protocol = f"Laplace approximation (P4, Eq. 26), {len(values)} images"

@@ -182,4 +182,6 @@ def _compiled(vae, batch, latent):
         keras.tree.map_structure(lambda _: codes, latent),
         tf.TensorSpec((None, None, size_of_noise), tf.float32),
     ]
-    return tf.function(weigh, input_signature=signature, autograph=False)
+    function = tf.function(weigh, input_signature=signature, autograph=False)
+    # TensorFlow warns of what is traced again for each model, but for these.
+    return function.get_concrete_function()

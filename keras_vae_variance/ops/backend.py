@@ -124,6 +124,8 @@ def compiled(function, *shapes):
 
         signature = [tf.TensorSpec(shape, tf.float32) for shape in shapes]
         function = tf.function(function, input_signature=signature, autograph=False)
+        # TensorFlow warns of what is traced again for each model, but for these.
+        function = function.get_concrete_function()
     return lambda *arrays: function(
         *(ops.convert_to_tensor(array, "float32") for array in arrays)
     )

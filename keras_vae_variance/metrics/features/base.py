@@ -1,7 +1,6 @@
 """What the feature extractors share, and the reader of feature vectors."""
 
 import contextlib
-import functools
 from typing import NamedTuple
 
 import keras
@@ -137,12 +136,8 @@ class Reader:
         return images
 
 
-@functools.lru_cache(maxsize=1)
 def _extractor(features, shape):
-    """The features as a function of images of this shape.
-
-    The last one is kept, so that a row of metrics compiles its network once.
-    """
+    """The features as a function of images of this shape, compiled once for a model."""
     if not isinstance(features, keras.Model):
         return features
     if keras.backend.backend() != "tensorflow":
