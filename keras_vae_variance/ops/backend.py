@@ -1,5 +1,7 @@
 """The only switches between Keras's backends."""
 
+import functools
+
 import keras
 import numpy as np
 from keras import ops
@@ -124,9 +126,14 @@ def compiled(function, *shapes):
 
         signature = [tf.TensorSpec(shape, tf.float32) for shape in shapes]
         function = tf.function(function, input_signature=signature, autograph=False)
-        # TensorFlow warns of what is traced again for each model, but for these.
-        function = function.get_concrete_function()
-    return lambda *arrays: function(
+
+    @functools.cache
+    def traced():
+        # A concrete function, made at the first call: TensorFlow warns of others that
+        # are traced again for each model.
+        return getattr(function, "get_concrete_function", lambda: function)()
+
+    return lambda *arrays: traced()(
         *(ops.convert_to_tensor(array, "float32") for array in arrays)
     )
 
