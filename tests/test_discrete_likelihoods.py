@@ -424,8 +424,11 @@ def test_logistic_mixture_of_two_channels_is_a_joint_distribution():
 
 def test_logistic_mixture_before_the_bins():
     parameters, weight, mean, scale = mixture(5, EVENT, 3)
+    parameters["component_mean"][0] -= 50.0
+    mean[0] -= 25.0
     center, variance = LogisticMixture(3).diagnostics(parameters)
-    weight = weight[..., None, :]
+    weight, mean = weight[..., None, :], np.clip(mean, 0.0, 1.0)
+    np.testing.assert_array_equal(center[0], 0.0)
     expected = np.sum(weight * mean, axis=-1)
     spread = scale**2 * np.pi**2 / 3 + (mean - expected[..., None]) ** 2
     np.testing.assert_allclose(center, expected, rtol=1e-5, atol=1e-6)

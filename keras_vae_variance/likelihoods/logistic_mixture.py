@@ -86,6 +86,9 @@ class LogisticMixture(Likelihood):
 
     def diagnostics(self, parameters):
         log_weight, mean, scale = self._components(parameters)
+        # What lies beyond falls into the first or the last bin: means of pixels that
+        # are always black go far below 0.
+        mean = ops.clip(mean, 0.0, 1.0)
         weight = _per_scalar(ops.exp(log_weight), mean)
         center = ops.sum(weight * mean, axis=-1)
         square = ops.square(levels.LOGISTIC_STDDEV * scale)
