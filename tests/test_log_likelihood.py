@@ -159,9 +159,9 @@ def test_errors_of_each_estimate():
     assert np.all(none < 1e-3)
     _, one = log_likelihood(vae, x, 1, seed=0, return_errors=True)
     assert np.isnan(one).all()
-    narrow = linear_vae(widen=1e-6)
-    _, far = log_likelihood(narrow, x, 2, seed=0, return_errors=True)
-    assert np.all((0 <= far) & (far <= 1.0 + 1e-9))
+    wide = linear_vae(widen=1e4)
+    _, far = log_likelihood(wide, x, 10, seed=0, return_errors=True)
+    assert np.all(far <= 1.0 + 1e-9) and np.median(far) > 0.9
     values, errors = log_likelihood(vae, x[:0], return_errors=True)
     assert values.shape == errors.shape == (0,)
 

@@ -15,6 +15,7 @@ __all__ = [
     "check_integer",
     "check_density",
     "check_one_vector",
+    "chunks",
     "draws",
     "encoding_chunks",
     "encodings",
@@ -120,6 +121,13 @@ def encodings(vae, x, batch_size=1000):
         raise ValueError(f"`x` must hold at least one example. Received: x={x}")
 
 
+def chunks(x, size):
+    """Reads data once, in their order, at most `size` examples at a time."""
+    for batch, _ in batches(x, size):
+        for start in range(0, len(batch), size):
+            yield batch[start : start + size]
+
+
 def encoding_chunks(vae, x, size):
     """As `encodings`, with at most `size` examples at a time."""
     for batch, latent in encodings(vae, x):
@@ -165,25 +173,17 @@ def draws(vae, x, num_samples=1, seed=None, batch_size=256):
     check_integer("batch_size", batch_size)
     check_one_vector(vae)
     noise_key, count = key(seed), 0
-    for batch, latent in _chunks_with_codes(vae, x, batch_size):
+    parts = ((batch, None) for batch in chunks(x, batch_size))
+    if len(vae.latent_dims) == 1:
+        parts = encoding_chunks(vae, x, batch_size)
+    for batch, latent in parts:
+        if latent is not None:
+            latent = Latent(*(ops.convert_to_tensor(t, "float32") for t in latent))
         sources = streams(noise_key, count, len(batch))
         count += len(batch)
         batch = vae.prepare(batch)
         yield batch, _draw(vae, batch, latent, sources, num_samples)
-
-
-def _chunks_with_codes(vae, x, size):
-    """Parts of the data, and their `Latent`, or None where there are several layers."""
-    if len(vae.latent_dims) == 1:
-        for batch, latent in encoding_chunks(vae, x, size):
-            yield batch, Latent(*(ops.convert_to_tensor(t, "float32") for t in latent))
-        return
-    empty = True
-    for batch, _ in batches(x, size):
-        for start in range(0, len(batch), size):
-            yield batch[start : start + size], None
-            empty = False
-    if empty:
+    if not count:
         raise ValueError(f"`x` must hold at least one example. Received: x={x}")
 
 

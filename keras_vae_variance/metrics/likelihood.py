@@ -6,10 +6,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from ..data import batches
 from .base import (
     check_integer,
     check_one_vector,
+    chunks,
     float64,
     key,
     log_density,
@@ -105,7 +105,7 @@ def log_likelihood(
 
     weigh = None
     results, errors, count = [], [], 0
-    for batch in _chunks(x, chunk_size):
+    for batch in chunks(x, chunk_size):
         # With several layers all but the noise depends on the draw of the one before.
         latent = ()
         if len(vae.latent_dims) == 1:
@@ -147,13 +147,6 @@ def _error(log_sum, log_sum_of_squares, count):
         return np.full(log_sum.shape, np.nan)
     excess = count * np.exp(log_sum_of_squares - 2.0 * log_sum) - 1.0
     return np.sqrt(np.maximum(excess, 0.0) / (count - 1))
-
-
-def _chunks(x, size):
-    """Yields the data in order, at most `size` examples at a time."""
-    for images, _ in batches(x, size):
-        for start in range(0, len(images), size):
-            yield images[start : start + size]
 
 
 def _compiled(vae, batch, latent):

@@ -121,18 +121,18 @@ def compiled(function, *shapes):
         function: it takes one tensor for each of `shapes`, and is called with arrays.
         shapes: shapes of its arguments; None stands for any size.
     """
+
+    def traced():
+        return function
+
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
         signature = [tf.TensorSpec(shape, tf.float32) for shape in shapes]
-        function = tf.function(function, input_signature=signature, autograph=False)
-
-    @functools.cache
-    def traced():
-        # A concrete function, made at the first call: TensorFlow warns of others that
-        # are traced again for each model.
-        return getattr(function, "get_concrete_function", lambda: function)()
-
+        graph = tf.function(function, input_signature=signature, autograph=False)
+        # Concrete, from the first call on: TensorFlow warns of other functions that are
+        # traced again for each model.
+        traced = functools.cache(graph.get_concrete_function)
     return lambda *arrays: traced()(
         *(ops.convert_to_tensor(array, "float32") for array in arrays)
     )
